@@ -1,0 +1,2 @@
+//! The `aluco` command.
+fn main() {}
