@@ -1,0 +1,102 @@
+//! From a prompt in any form to token ids.
+
+use aluco_proto::{Failure, FailureKind, Prompt, Token};
+
+use crate::ffi::{ChatTemplates, EngineError, Model, RenderedChat};
+
+/// A prompt ready to compute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedPrompt {
+    /// Token ids; at least one, all within the vocabulary.
+    pub tokens: Vec<Token>,
+    /// Strings at which the chat template's answers end.
+    pub stops: Vec<String>,
+}
+
+/// Renders and tokenizes.
+pub fn prepare(
+    model: &Model,
+    templates: &mut ChatTemplates,
+    prompt: &Prompt,
+) -> Result<PreparedPrompt, Failure> {
+    let mut stops = Vec::new();
+    let tokens = match prompt {
+        Prompt::Tokens(tokens) => {
+            if let Some(token) = tokens.iter().find(|token| !model.knows(**token)) {
+                return Err(invalid(format!(
+                    "token {token} of the prompt is not in the vocabulary, which has {} tokens",
+                    model.vocabulary()
+                )));
+            }
+            tokens.clone()
+        }
+        Prompt::Text(text) => model
+            .tokenize(text, true, true)
+            .map_err(|error| failure(&error))?,
+        Prompt::Chat(chat) => {
+            let rendered = templates
+                .render(
+                    &chat.messages,
+                    &chat.template_arguments,
+                    chat.add_generation_prompt,
+                )
+                .map_err(|error| failure(&error))?;
+            let tokens = tokenize_chat(model, &rendered).map_err(|error| failure(&error))?;
+            stops = rendered.stops;
+            tokens
+        }
+    };
+    if tokens.is_empty() {
+        return Err(invalid("the prompt is empty".to_owned()));
+    }
+    Ok(PreparedPrompt { tokens, stops })
+}
+
+/// Tokenizes a rendered conversation so that what people typed cannot pose as the template.
+///
+/// Control tokens of the template are commands; the same letters inside a message are letters. The whole prompt is tokenized at once, as
+/// llama.cpp's server does and as the model was trained, unless a message holds such letters: then each part is tokenized on its own.
+fn tokenize_chat(model: &Model, rendered: &RenderedChat) -> Result<Vec<Token>, EngineError> {
+    let control_tokens = |tokens: &[Token]| {
+        tokens
+            .iter()
+            .filter(|token| model.is_control(**token))
+            .count()
+    };
+    let whole = model.tokenize(&rendered.text(), true, true)?;
+    let added = control_tokens(&model.tokenize("", true, true)?);
+    let mut from_template = added;
+    for part in rendered.parts.iter().filter(|part| !part.is_input) {
+        from_template += control_tokens(&model.tokenize(&part.text, false, true)?);
+    }
+    if control_tokens(&whole) == from_template {
+        return Ok(whole);
+    }
+    let mut tokens = Vec::with_capacity(whole.len());
+    for (index, part) in rendered.parts.iter().enumerate() {
+        tokens.extend(model.tokenize(&part.text, index == 0, !part.is_input)?);
+    }
+    Ok(tokens)
+}
+
+/// The failure that a caller sees for an engine error outside of a step.
+pub fn failure(error: &EngineError) -> Failure {
+    let kind = match error {
+        EngineError::Template(_) | EngineError::NulByte(_) => FailureKind::InvalidRequest,
+        EngineError::Load { .. } => FailureKind::LoadFailed,
+        EngineError::Context { .. } => FailureKind::OutOfMemory,
+        EngineError::Failed { .. } => FailureKind::Engine,
+    };
+    Failure {
+        kind,
+        message: error.to_string(),
+    }
+}
+
+/// A failure that the caller can mend.
+pub fn invalid(message: String) -> Failure {
+    Failure {
+        kind: FailureKind::InvalidRequest,
+        message,
+    }
+}

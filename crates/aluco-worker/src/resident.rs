@@ -1,0 +1,425 @@
+//! A loaded model: the threads that serve it, and the way to them.
+//!
+//! Two threads per model: one loads it, then renders and tokenizes prompts, so that a long prompt never holds up a step; the other runs
+//! the [`ModelLoop`].
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Instant,
+};
+
+use aluco_proto::{
+    ChatPrompt, Event, Failure, FailureKind, GenerationEvent, GenerationSpec, LoadOptions,
+    LoadedModel, ModelActivity, ModelHandle, RequestId, Token,
+};
+
+use crate::{
+    ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
+    model_loop::{Activity, LoopCommand, ModelLoop, Start},
+    outbox::{Outbox, Pulse},
+    prompt, threads,
+};
+
+/// Context of a model that was trained for more, unless asked otherwise, in tokens.
+const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
+const CHOICES_MAX: u32 = 128;
+const LOGPROBS_MAX: u32 = 20;
+
+/// What a model's first thread is told.
+#[derive(Debug)]
+pub enum ModelCommand {
+    /// Generate.
+    Generate(RequestId, Box<GenerationSpec>, Instant),
+    /// End a generation.
+    Cancel(RequestId),
+    /// Text to tokens.
+    Tokenize {
+        /// The question.
+        request: RequestId,
+        /// The text.
+        text: String,
+        /// Add BOS and its like.
+        add_special: bool,
+        /// Read control tokens in the text as such.
+        parse_special: bool,
+    },
+    /// Tokens to text.
+    Detokenize(RequestId, Vec<Token>),
+    /// Apply the chat template.
+    RenderChat(RequestId, ChatPrompt),
+}
+
+/// The way to a model that is loading or loaded.
+pub struct Resident {
+    commands: Mutex<Option<Sender<ModelCommand>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    activity: Arc<Activity>,
+    loaded: Arc<OnceLock<LoadedModel>>,
+    model: ModelHandle,
+}
+
+/// What to load, and for whom.
+#[derive(Debug)]
+pub struct Load {
+    /// Names the request.
+    pub request: RequestId,
+    /// Name of the model from here on.
+    pub model: ModelHandle,
+    /// The GGUF file; the first one if it is split.
+    pub path: PathBuf,
+    /// How to load it.
+    pub options: LoadOptions,
+}
+
+impl Resident {
+    /// Begins to load. Progress and outcome go to the supervisor as events; `on_failure` is called if there is nothing to keep.
+    pub fn load(
+        engine: Engine,
+        load: Load,
+        outbox: Outbox,
+        pulse: Arc<Pulse>,
+        on_failure: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let Load { request, model, .. } = load;
+        let (commands, inbox) = channel();
+        let activity = Arc::new(Activity::default());
+        let loaded = Arc::new(OnceLock::new());
+        let thread = thread::Builder::new()
+            .name(format!("model {model}"))
+            .spawn({
+                let (activity, loaded) = (activity.clone(), loaded.clone());
+                move || {
+                    let result = {
+                        let _working = pulse.work();
+                        load_parts(engine, &load, &outbox)
+                    };
+                    match result {
+                        Ok(parts) => {
+                            let _ = loaded.set(parts.info.clone());
+                            outbox.send(&Event::Loaded {
+                                request,
+                                model: Box::new(parts.info.clone()),
+                            });
+                            serve(parts, &inbox, &outbox, pulse, activity);
+                        }
+                        Err(failure) => {
+                            on_failure();
+                            outbox.failed(request, failure);
+                            for command in inbox {
+                                refuse(&command, &outbox);
+                            }
+                        }
+                    }
+                }
+            })
+            .expect("the system lets a process have a few threads");
+        Self {
+            commands: Mutex::new(Some(commands)),
+            thread: Mutex::new(Some(thread)),
+            activity,
+            loaded,
+            model,
+        }
+    }
+
+    /// Hands a command on. One that comes before the model is loaded waits.
+    pub fn send(&self, command: ModelCommand) {
+        if let Some(commands) = &*self.commands.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The thread ends only after this sender is gone.
+            let _ = commands.send(command);
+        }
+    }
+
+    /// What it does; `None` while it loads.
+    pub fn activity(&self) -> Option<ModelActivity> {
+        let loaded = self.loaded.get()?;
+        Some(
+            self.activity
+                .snapshot(self.model, loaded.context_tokens, loaded.memory.clone()),
+        )
+    }
+
+    /// Ends what runs and frees the memory; comes back when it is free.
+    pub fn unload(&self) {
+        drop(
+            self.commands
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if let Some(thread) = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Everything a loaded model consists of.
+struct Parts {
+    model: Model,
+    context: Context,
+    templates: ChatTemplates,
+    info: LoadedModel,
+}
+
+fn load_parts(engine: Engine, load: &Load, outbox: &Outbox) -> Result<Parts, Failure> {
+    let Load {
+        request,
+        model: handle,
+        path,
+        options,
+    } = load;
+    let (request, handle) = (*request, *handle);
+    let began = Instant::now();
+    let mut reported = 0.0_f32;
+    let model_options = ModelOptions {
+        gpu_layers: options.gpu_layers,
+        weight_loading: options.weight_loading,
+    };
+    let model = Model::load(engine, path, &model_options, |progress| {
+        // One event per percent is enough for any progress bar.
+        if progress >= reported + 0.01 || progress >= 1.0 {
+            reported = progress;
+            outbox.send(&Event::Loading { request, progress });
+        }
+        true
+    })
+    .map_err(|error| prompt::failure(&error))?;
+    let context = Context::new(&model, &context_options(&model, options))
+        .map_err(|error| prompt::failure(&error))?;
+    let templates =
+        ChatTemplates::new(&model, options.chat_template.as_deref()).map_err(|error| Failure {
+            kind: FailureKind::LoadFailed,
+            message: format!(
+                "the chat template of {} cannot be used: {error}",
+                path.display()
+            ),
+        })?;
+    let info = describe(handle, &model, &context, options, began);
+    Ok(Parts {
+        model,
+        context,
+        templates,
+        info,
+    })
+}
+
+/// The context that these options ask for.
+pub fn context_options(model: &Model, options: &LoadOptions) -> ContextOptions {
+    let trained = model.context_train_tokens().max(1);
+    ContextOptions {
+        context_tokens: options
+            .context_tokens
+            .unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT)),
+        sequences_max: options.sequences_max.clamp(1, 256),
+        batch_tokens: options.batch_tokens.max(1),
+        micro_batch_tokens: options.micro_batch_tokens.max(1),
+        threads: options.threads.unwrap_or_else(threads::default_threads),
+        kv_type_k: options.kv_type_k,
+        kv_type_v: options.kv_type_v,
+        flash_attention: options.flash_attention,
+    }
+}
+
+/// What the supervisor is told of a loaded model.
+pub fn describe(
+    handle: ModelHandle,
+    model: &Model,
+    context: &Context,
+    options: &LoadOptions,
+    began: Instant,
+) -> LoadedModel {
+    LoadedModel {
+        model: handle,
+        architecture: model.metadata("general.architecture").unwrap_or_default(),
+        description: model.description(),
+        parameters: model.parameters(),
+        weights_bytes: model.weights_bytes(),
+        context_train_tokens: model.context_train_tokens(),
+        context_tokens: context.context_tokens(),
+        sequences_max: context.sequences_max(),
+        batch_tokens: context.batch_tokens(),
+        micro_batch_tokens: context.micro_batch_tokens(),
+        threads: options.threads.unwrap_or_else(threads::default_threads),
+        vocabulary: model.vocabulary(),
+        has_chat_template: model.has_chat_template(),
+        recurrent: model.is_recurrent(),
+        load_ms: began.elapsed().as_secs_f64() * 1e3,
+        memory: context.memory_breakdown(),
+    }
+}
+
+fn serve(
+    parts: Parts,
+    inbox: &Receiver<ModelCommand>,
+    outbox: &Outbox,
+    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
+) {
+    let Parts {
+        model,
+        context,
+        mut templates,
+        info,
+    } = parts;
+    let context_tokens = info.context_tokens;
+    let (to_loop, commands) = channel();
+    let model_loop = ModelLoop::new(context, outbox.clone(), pulse, activity);
+    let thread = thread::Builder::new()
+        .name(format!("loop {}", info.model))
+        .spawn(move || model_loop.run(&commands))
+        .expect("the system lets a process have a few threads");
+    for command in inbox {
+        match command {
+            ModelCommand::Generate(request, spec, arrived) => {
+                match start(
+                    &model,
+                    &mut templates,
+                    request,
+                    *spec,
+                    arrived,
+                    context_tokens,
+                ) {
+                    Ok(start) => {
+                        let _ = to_loop.send(LoopCommand::Start(Box::new(start)));
+                    }
+                    Err(failure) => outbox.generation(request, GenerationEvent::Failed(failure)),
+                }
+            }
+            ModelCommand::Cancel(request) => {
+                let _ = to_loop.send(LoopCommand::Cancel(request));
+            }
+            ModelCommand::Tokenize {
+                request,
+                text,
+                add_special,
+                parse_special,
+            } => answer(
+                outbox,
+                request,
+                model.tokenize(&text, add_special, parse_special),
+                |tokens| Event::Tokens { request, tokens },
+            ),
+            ModelCommand::Detokenize(request, tokens) => {
+                match tokens.iter().find(|token| !model.knows(**token)) {
+                    Some(token) => outbox.failed(
+                        request,
+                        prompt::invalid(format!(
+                            "token {token} is not in the vocabulary, which has {} tokens",
+                            model.vocabulary()
+                        )),
+                    ),
+                    None => answer(outbox, request, model.detokenize(&tokens), |text| {
+                        Event::Text { request, text }
+                    }),
+                }
+            }
+            ModelCommand::RenderChat(request, chat) => {
+                let rendered = templates.render(
+                    &chat.messages,
+                    &chat.template_arguments,
+                    chat.add_generation_prompt,
+                );
+                answer(outbox, request, rendered, |rendered| Event::Text {
+                    request,
+                    text: rendered.text(),
+                });
+            }
+        }
+    }
+    drop(to_loop);
+    let _ = thread.join();
+}
+
+fn answer<T>(
+    outbox: &Outbox,
+    request: RequestId,
+    result: Result<T, EngineError>,
+    event: impl FnOnce(T) -> Event,
+) {
+    match result {
+        Ok(value) => outbox.send(&event(value)),
+        Err(error) => outbox.failed(request, prompt::failure(&error)),
+    }
+}
+
+/// Checks a generation against the model's limits and tokenizes its prompt.
+fn start(
+    model: &Model,
+    templates: &mut ChatTemplates,
+    request: RequestId,
+    spec: GenerationSpec,
+    arrived: Instant,
+    context_tokens: u32,
+) -> Result<Start, Failure> {
+    if !(1..=CHOICES_MAX).contains(&spec.choices) {
+        return Err(prompt::invalid(format!(
+            "{} choices were asked for; 1 to {CHOICES_MAX} are possible",
+            spec.choices
+        )));
+    }
+    if spec.logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
+        return Err(prompt::invalid(format!(
+            "at most {LOGPROBS_MAX} alternatives per token can be reported"
+        )));
+    }
+    let prompt = prompt::prepare(model, templates, &spec.prompt)?;
+    let prompt_tokens = prompt.tokens.len() as u32;
+    // A prompt that fills the context leaves room for one token: the last one needs no cell.
+    if prompt_tokens > context_tokens {
+        return Err(Failure {
+            kind: FailureKind::ContextExceeded {
+                prompt_tokens,
+                context_tokens,
+            },
+            message: format!(
+                "the prompt has {prompt_tokens} tokens and the context holds {context_tokens}; shorten it, or load the model with a larger context"
+            ),
+        });
+    }
+    Ok(Start {
+        request,
+        prompt,
+        seed: spec.sampling.seed.unwrap_or_else(random_seed),
+        sampling: spec.sampling,
+        choices: spec.choices,
+        tokens_max: spec.tokens_max,
+        stop: spec.stop,
+        logprobs: spec.logprobs,
+        arrived,
+    })
+}
+
+/// A seed for a request that brings none. The standard library seeds its hash maps from the system's randomness.
+fn random_seed() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() as u32
+}
+
+/// Answers what was asked of a model that could not be loaded.
+fn refuse(command: &ModelCommand, outbox: &Outbox) {
+    let failure = Failure {
+        kind: FailureKind::ModelNotLoaded,
+        message: "the model is not loaded".to_owned(),
+    };
+    match command {
+        ModelCommand::Generate(request, ..) => {
+            outbox.generation(*request, GenerationEvent::Failed(failure));
+        }
+        ModelCommand::Cancel(_) => {}
+        ModelCommand::Tokenize { request, .. }
+        | ModelCommand::Detokenize(request, _)
+        | ModelCommand::RenderChat(request, _) => {
+            outbox.failed(*request, failure);
+        }
+    }
+}

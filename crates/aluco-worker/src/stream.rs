@@ -1,0 +1,210 @@
+//! One choice of a generation: its tokens, its text, how far it is.
+
+use aluco_proto::{FinishReason, RequestId, Token};
+
+use crate::{ffi::SequenceId, text::TextStream};
+
+/// One choice of a generation. It owns no engine state but the name of its sequence, so it can lose that and be computed again.
+#[derive(Debug)]
+pub struct Stream {
+    /// The generation that it belongs to.
+    pub request: RequestId,
+    /// Which choice, from 0.
+    pub choice: u32,
+    /// The prompt and what was generated.
+    pub tokens: Vec<Token>,
+    /// How many of `tokens` are the prompt.
+    pub prompt_tokens: u32,
+    /// How many of `tokens` lie in KV cells. Always less than `tokens.len()`: the last token is computed to get the next.
+    pub computed_tokens: u32,
+    /// How many of the computed tokens lie in cells that are shared with the other choices.
+    pub shared_tokens: u32,
+    /// Names the streams that share those cells.
+    pub share_group: Option<u64>,
+    /// Its sequence, while it runs.
+    pub sequence: Option<SequenceId>,
+    /// KV cells that were promised to it when it was admitted.
+    pub promised_cells: u32,
+    /// True once its last event was sent; its cells are free at the end of the step.
+    pub finished: bool,
+    /// Decoded text.
+    pub text: TextStream,
+}
+
+/// What a sampled token means for a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// Text that became certain.
+    pub text: String,
+    /// True if the token is part of the output (the end-of-generation token is not).
+    pub visible: bool,
+    /// Set if the stream ends here.
+    pub finished: Option<FinishReason>,
+}
+
+/// Where a stream has to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most tokens to generate.
+    pub tokens_max: Option<u32>,
+    /// Tokens that one sequence can hold.
+    pub context_tokens: u32,
+}
+
+impl Stream {
+    /// Tokens generated so far.
+    pub fn generated_tokens(&self) -> u32 {
+        self.tokens.len() as u32 - self.prompt_tokens
+    }
+
+    /// Tokens that have to be computed before the next one can be sampled.
+    pub fn pending_tokens(&self) -> u32 {
+        self.tokens.len() as u32 - self.computed_tokens
+    }
+
+    /// KV cells that are its own.
+    pub fn own_cells(&self) -> u32 {
+        self.computed_tokens - self.shared_tokens
+    }
+
+    /// Takes the next token; `bytes` is its text and `is_end` tells an end-of-generation token.
+    pub fn accept(
+        &mut self,
+        token: Token,
+        bytes: &[u8],
+        is_end: bool,
+        stops: &[String],
+        bounds: Bounds,
+    ) -> Advance {
+        self.tokens.push(token);
+        if is_end {
+            return Advance {
+                text: self.text.finish(),
+                visible: false,
+                finished: Some(FinishReason::EndOfGeneration),
+            };
+        }
+        let piece = self.text.push(bytes);
+        let mut text = piece.text;
+        let finished = if let Some(stop) = piece.stop {
+            Some(FinishReason::StopString(stops[stop].clone()))
+        } else if self.is_full(bounds) {
+            text.push_str(&self.text.finish());
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        Advance {
+            text,
+            visible: true,
+            finished,
+        }
+    }
+
+    /// True if no further token may be sampled.
+    pub fn is_full(&self, bounds: Bounds) -> bool {
+        // The last token need not be computed, so a sequence may hold one token more than it has cells.
+        bounds
+            .tokens_max
+            .is_some_and(|most| self.generated_tokens() >= most)
+            || self.tokens.len() as u32 > bounds.context_tokens
+    }
+
+    /// Forgets its cells: it will be computed again from its tokens.
+    pub fn release(&mut self) -> Option<SequenceId> {
+        self.computed_tokens = 0;
+        self.shared_tokens = 0;
+        self.share_group = None;
+        self.promised_cells = 0;
+        self.sequence.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: Bounds = Bounds {
+        tokens_max: None,
+        context_tokens: 100,
+    };
+
+    fn stream(stops: &[&str]) -> (Stream, Vec<String>) {
+        let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
+        let stream = Stream {
+            request: RequestId(1),
+            choice: 0,
+            tokens: vec![1, 2, 3],
+            prompt_tokens: 3,
+            computed_tokens: 3,
+            shared_tokens: 0,
+            share_group: None,
+            sequence: Some(0),
+            promised_cells: 10,
+            finished: false,
+            text: TextStream::new(stops.clone()),
+        };
+        (stream, stops)
+    }
+
+    #[test]
+    fn the_end_token_lets_go_what_was_held() {
+        let (mut stream, stops) = stream(&["ab"]);
+        assert_eq!(stream.accept(7, b"xa", false, &stops, OPEN).text, "x");
+        let end = stream.accept(8, b"", true, &stops, OPEN);
+        assert_eq!(
+            (end.text.as_str(), end.visible, end.finished),
+            ("a", false, Some(FinishReason::EndOfGeneration))
+        );
+        assert_eq!(stream.generated_tokens(), 2);
+    }
+
+    #[test]
+    fn a_stop_string_is_named() {
+        let (mut stream, stops) = stream(&["ab"]);
+        let end = stream.accept(7, b"xab", false, &stops, OPEN);
+        assert_eq!(
+            (end.text.as_str(), end.finished),
+            ("x", Some(FinishReason::StopString("ab".into())))
+        );
+    }
+
+    #[test]
+    fn both_bounds_end_a_stream() {
+        let (mut limited, stops) = stream(&[]);
+        let bounds = Bounds {
+            tokens_max: Some(2),
+            ..OPEN
+        };
+        assert_eq!(
+            limited.accept(7, b"a", false, &stops, bounds).finished,
+            None
+        );
+        assert_eq!(
+            limited.accept(7, b"b", false, &stops, bounds).finished,
+            Some(FinishReason::Length)
+        );
+        let (mut full, stops) = stream(&[]);
+        let bounds = Bounds {
+            context_tokens: 4,
+            ..OPEN
+        };
+        assert_eq!(full.accept(7, b"a", false, &stops, bounds).finished, None);
+        assert_eq!(
+            full.accept(7, b"b", false, &stops, bounds).finished,
+            Some(FinishReason::Length)
+        );
+    }
+
+    #[test]
+    fn a_released_stream_computes_everything_again() {
+        let (mut stream, stops) = stream(&[]);
+        stream.accept(7, b"a", false, &stops, OPEN);
+        assert_eq!(stream.pending_tokens(), 1);
+        assert_eq!(stream.release(), Some(0));
+        assert_eq!(
+            (stream.pending_tokens(), stream.own_cells(), stream.sequence),
+            (4, 0, None)
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! What the worker's integration tests share: the small real model, a worker process, and its socket.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::{
+    io::BufReader,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::{Child, Command as Process, Stdio},
+    time::Duration,
+};
+
+use aluco_proto::{
+    Command, Event, FinishReason, GenerationEvent, GenerationSpec, LoadOptions, LoadedModel,
+    ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, Usage, WorkerHello,
+    read_frame, write_frame,
+};
+
+/// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
+pub fn model_path() -> PathBuf {
+    let path = std::env::var_os("ALUCO_TEST_MODEL").map_or_else(
+        || {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+                || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
+                PathBuf::from,
+            );
+            cache.join("aluco/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+        },
+        PathBuf::from,
+    );
+    assert!(
+        path.is_file(),
+        "{} is missing; `make model` fetches it",
+        path.display()
+    );
+    path
+}
+
+/// A worker process at the other end of a socket.
+pub struct Worker {
+    pub process: Child,
+    pub hello: WorkerHello,
+    writer: UnixStream,
+    reader: BufReader<UnixStream>,
+    next: u64,
+}
+
+impl Worker {
+    pub fn start() -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let process = Process::new(env!("CARGO_BIN_EXE_aluco-worker"))
+            .arg("serve")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(120)))
+            .unwrap();
+        let mut writer = ours.try_clone().unwrap();
+        let mut reader = BufReader::new(ours);
+        write_frame(
+            &mut writer,
+            &Command::Hello {
+                protocol: PROTOCOL_VERSION,
+            },
+        )
+        .unwrap();
+        let Some(Event::Hello(hello)) = read_frame(&mut reader).unwrap() else {
+            panic!("no hello");
+        };
+        Self {
+            process,
+            hello,
+            writer,
+            reader,
+            next: 0,
+        }
+    }
+
+    pub fn request(&mut self) -> RequestId {
+        self.next += 1;
+        RequestId(self.next)
+    }
+
+    pub fn send(&mut self, command: &Command) {
+        write_frame(&mut self.writer, command).unwrap();
+    }
+
+    /// The next event that is no log line.
+    pub fn event(&mut self) -> Event {
+        loop {
+            match read_frame(&mut self.reader)
+                .unwrap()
+                .expect("the worker hung up")
+            {
+                Event::Log { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    pub fn load(&mut self, options: LoadOptions) -> LoadedModel {
+        let (request, model) = (self.request(), ModelHandle(1));
+        self.send(&Command::Load {
+            request,
+            model,
+            path: model_path(),
+            options,
+        });
+        loop {
+            match self.event() {
+                Event::Loading { .. } => {}
+                Event::Loaded { model, .. } => return *model,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub fn generate(&mut self, spec: GenerationSpec) -> RequestId {
+        let request = self.request();
+        self.send(&Command::Generate {
+            request,
+            model: ModelHandle(1),
+            spec: Box::new(spec),
+        });
+        request
+    }
+
+    /// Events of several generations until each has ended.
+    pub fn finish(&mut self, requests: &[RequestId]) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = requests.iter().map(|_| Outcome::default()).collect();
+        while outcomes.iter().any(|outcome| !outcome.ended) {
+            let Event::Generation { request, event } = self.event() else {
+                continue;
+            };
+            if let Some(index) = requests.iter().position(|candidate| *candidate == request) {
+                outcomes[index].take(event);
+            }
+        }
+        outcomes
+    }
+
+    pub fn run(&mut self, spec: GenerationSpec) -> Outcome {
+        let request = self.generate(spec);
+        self.finish(&[request]).remove(0)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What came of one generation, by choice.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub text: Vec<String>,
+    pub tokens: Vec<Vec<Token>>,
+    pub logprobs: Vec<Vec<f32>>,
+    pub reasons: Vec<Option<FinishReason>>,
+    pub usage: Usage,
+    pub failure: Option<aluco_proto::Failure>,
+    pub prefills: Vec<u32>,
+    pub ended: bool,
+}
+
+impl Outcome {
+    fn take(&mut self, event: GenerationEvent) {
+        assert!(!self.ended, "an event after the last one: {event:?}");
+        match event {
+            GenerationEvent::Started { .. } => {}
+            GenerationEvent::Prefill {
+                processed_tokens, ..
+            } => self.prefills.push(processed_tokens),
+            GenerationEvent::Delta {
+                choice,
+                text,
+                tokens,
+                logprobs,
+            } => {
+                let choice = self.choice(choice);
+                self.text[choice].push_str(&text);
+                self.tokens[choice].extend(tokens);
+                self.logprobs[choice].extend(logprobs.iter().map(|entry| entry.logprob));
+            }
+            GenerationEvent::Finished { choice, reason } => {
+                let choice = self.choice(choice);
+                assert_eq!(self.reasons[choice].replace(reason), None, "finished twice");
+            }
+            GenerationEvent::Done { usage, .. } => {
+                self.usage = usage;
+                self.ended = true;
+            }
+            GenerationEvent::Failed(failure) => {
+                self.failure = Some(failure);
+                self.ended = true;
+            }
+        }
+    }
+
+    fn choice(&mut self, choice: u32) -> usize {
+        let choices = choice as usize + 1;
+        if self.text.len() < choices {
+            self.text.resize(choices, String::new());
+            self.tokens.resize(choices, Vec::new());
+            self.logprobs.resize(choices, Vec::new());
+            self.reasons.resize(choices, None);
+        }
+        choices - 1
+    }
+}
+
+/// A greedy continuation of `prompt` by `tokens_max` tokens.
+pub fn greedy(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
+    GenerationSpec {
+        prompt,
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
+        choices: 1,
+        tokens_max: Some(tokens_max),
+        stop: Vec::new(),
+        logprobs: None,
+    }
+}
+
+/// A conversation of one user message.
+pub fn question(text: &str) -> Prompt {
+    Prompt::Chat(aluco_proto::ChatPrompt {
+        messages: serde_json::json!([{"role": "user", "content": text}]),
+        template_arguments: serde_json::Map::new(),
+        add_generation_prompt: true,
+    })
+}
