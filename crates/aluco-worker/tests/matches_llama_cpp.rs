@@ -144,7 +144,7 @@ fn compare(flash_attention: FlashAttention) {
         assert_eq!(
             outcome.logprobs[0]
                 .iter()
-                .map(|logprob| logprob.to_bits())
+                .map(|logprob| logprob.logprob.to_bits())
                 .collect::<Vec<_>>(),
             expected
                 .logprobs

@@ -62,6 +62,8 @@ impl Engine {
                 );
                 sys::llama_log_set(Some(on_log), std::ptr::null_mut());
                 sys::ggml_set_abort_callback(Some(on_abort));
+                // The `common` library has a log of its own, which writes to stderr; what it says of chat templates is of no use there.
+                sys::common_shim_log_pause();
                 sys::llama_backend_init();
             }
         });

@@ -1,5 +1,5 @@
 //! What the worker's integration tests share: the small real model, a worker process, and its socket.
-#![allow(dead_code)] // Each test binary uses its part.
+#![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
 
 use std::{
     io::BufReader,
@@ -11,8 +11,8 @@ use std::{
 
 use aluco_proto::{
     Command, Event, FinishReason, GenerationEvent, GenerationSpec, LoadOptions, LoadedModel,
-    ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, Usage, WorkerHello,
-    read_frame, write_frame,
+    ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, TokenLogprob, Usage,
+    WorkerHello, read_frame, write_frame,
 };
 
 /// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
@@ -73,6 +73,11 @@ impl Worker {
             reader,
             next: 0,
         }
+    }
+
+    /// Closes our end of the socket, as a supervisor does that is killed.
+    pub fn hang_up(&mut self) {
+        self.writer.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     pub fn request(&mut self) -> RequestId {
@@ -156,7 +161,7 @@ impl Drop for Worker {
 pub struct Outcome {
     pub text: Vec<String>,
     pub tokens: Vec<Vec<Token>>,
-    pub logprobs: Vec<Vec<f32>>,
+    pub logprobs: Vec<Vec<TokenLogprob>>,
     pub reasons: Vec<Option<FinishReason>>,
     pub usage: Usage,
     pub failure: Option<aluco_proto::Failure>,
@@ -181,7 +186,7 @@ impl Outcome {
                 let choice = self.choice(choice);
                 self.text[choice].push_str(&text);
                 self.tokens[choice].extend(tokens);
-                self.logprobs[choice].extend(logprobs.iter().map(|entry| entry.logprob));
+                self.logprobs[choice].extend(logprobs);
             }
             GenerationEvent::Finished { choice, reason } => {
                 let choice = self.choice(choice);
