@@ -1,0 +1,229 @@
+//! One generation: the script's tokens, one after the other.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aluco_proto::{
+    Alternative, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec, RequestId,
+    Timings, Token, TokenLogprob, Usage,
+};
+
+use crate::{
+    Hang,
+    session::{Cancel, Model, Worker},
+    text::{self, StopFilter, invalid},
+};
+
+/// Seed of requests that bring none.
+const SEED: u32 = 42;
+
+/// Tokens since the load.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) prefill_tokens: AtomicU64,
+    pub(crate) decode_tokens: AtomicU64,
+}
+
+/// Generates, and gives the terminal event for the caller to send.
+pub(crate) fn run(
+    worker: &Worker,
+    request: RequestId,
+    model: &Model,
+    spec: &GenerationSpec,
+    cancel: &Cancel,
+    arrived: Instant,
+) -> GenerationEvent {
+    match try_run(worker, request, model, spec, cancel, arrived) {
+        Ok((usage, timings)) => GenerationEvent::Done { usage, timings },
+        Err(failure) => GenerationEvent::Failed(failure),
+    }
+}
+
+struct Choice {
+    filter: StopFilter,
+    generated: u32,
+    is_finished: bool,
+}
+
+fn try_run(
+    worker: &Worker,
+    request: RequestId,
+    model: &Model,
+    spec: &GenerationSpec,
+    cancel: &Cancel,
+    arrived: Instant,
+) -> Result<(Usage, Timings), Failure> {
+    let script = &model.script;
+    if spec.choices == 0 {
+        return Err(invalid("choices must be at least 1".to_owned()));
+    }
+    let (prompt, echo) = text::prompt_text(&spec.prompt, &worker.vocabulary)?;
+    let prompt_tokens = script
+        .prompt_tokens
+        .unwrap_or_else(|| text::words(&prompt).len() as u32);
+    let context_tokens = model.loaded.context_tokens;
+    if prompt_tokens >= context_tokens {
+        return Err(Failure {
+            kind: FailureKind::ContextExceeded {
+                prompt_tokens,
+                context_tokens,
+            },
+            message: format!(
+                "the prompt has {prompt_tokens} tokens, the context holds {context_tokens}"
+            ),
+        });
+    }
+    let send = |event| worker.generation(request, event);
+    let started = Instant::now();
+    send(GenerationEvent::Started {
+        prompt_tokens,
+        cached_tokens: script.cached_tokens,
+        seed: spec.sampling.seed.unwrap_or(SEED),
+    });
+    for part in 1..=script.prefill_events {
+        if cancel.wait(Duration::from_millis(script.prefill_delay_ms)) {
+            break;
+        }
+        worker.steps.fetch_add(1, Ordering::Relaxed);
+        send(GenerationEvent::Prefill {
+            processed_tokens: prompt_tokens * part / script.prefill_events,
+            prompt_tokens,
+        });
+    }
+    let computed = prompt_tokens.saturating_sub(script.cached_tokens);
+    model
+        .counters
+        .prefill_tokens
+        .fetch_add(u64::from(computed), Ordering::Relaxed);
+
+    let pieces = if script.echo {
+        text::words(&echo)
+    } else {
+        script.tokens.clone()
+    };
+    let length_max = spec
+        .tokens_max
+        .unwrap_or(u32::MAX)
+        .min(context_tokens - prompt_tokens);
+    let mut choices: Vec<Choice> = (0..spec.choices)
+        .map(|_| Choice {
+            filter: StopFilter::default(),
+            generated: 0,
+            is_finished: false,
+        })
+        .collect();
+    let mut first_token = None;
+    let mut step = 0_u32;
+    while choices.iter().any(|choice| !choice.is_finished) {
+        if script.crash_after == Some(step) {
+            worker.crash(script);
+        }
+        if script.hang_after == Some(step) {
+            match script.hang {
+                Hang::Process => worker.fall_silent(),
+                Hang::Device => loop {
+                    thread::park();
+                },
+            }
+        }
+        let is_cancelled = cancel.wait(Duration::from_millis(script.delay_ms));
+        worker.steps.fetch_add(1, Ordering::Relaxed);
+        for (index, choice) in (0..).zip(&mut choices) {
+            if choice.is_finished {
+                continue;
+            }
+            let piece = if pieces.is_empty() {
+                None
+            } else if script.endless {
+                pieces.get(step as usize % pieces.len())
+            } else {
+                pieces.get(step as usize)
+            };
+            let finish = if is_cancelled {
+                Some(FinishReason::Cancelled)
+            } else if choice.generated >= length_max {
+                Some(FinishReason::Length)
+            } else if let Some(piece) = piece {
+                choice.generated += 1;
+                let (text, stopped_by) = choice.filter.push(piece, &spec.stop);
+                let token = worker.vocabulary.id(piece);
+                send(GenerationEvent::Delta {
+                    choice: index,
+                    text,
+                    tokens: vec![token],
+                    logprobs: spec
+                        .logprobs
+                        .map(|top| vec![logprob(token, piece, step, top)])
+                        .unwrap_or_default(),
+                });
+                stopped_by
+                    .map(FinishReason::StopString)
+                    .or_else(|| (choice.generated >= length_max).then_some(FinishReason::Length))
+            } else {
+                choice.generated += 1;
+                Some(FinishReason::EndOfGeneration)
+            };
+            first_token.get_or_insert_with(Instant::now);
+            if let Some(reason) = finish {
+                choice.is_finished = true;
+                let rest = choice.filter.finish();
+                if !rest.is_empty() {
+                    send(GenerationEvent::Delta {
+                        choice: index,
+                        text: rest,
+                        tokens: Vec::new(),
+                        logprobs: Vec::new(),
+                    });
+                }
+                send(GenerationEvent::Finished {
+                    choice: index,
+                    reason,
+                });
+            }
+        }
+        step += 1;
+    }
+    let generated_tokens = choices.iter().map(|choice| choice.generated).sum();
+    model
+        .counters
+        .decode_tokens
+        .fetch_add(u64::from(generated_tokens), Ordering::Relaxed);
+    let first_token = first_token.unwrap_or(started);
+    let usage = Usage {
+        prompt_tokens,
+        cached_tokens: script.cached_tokens,
+        generated_tokens,
+    };
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let timings = Timings {
+        queue_ms: milliseconds(started - arrived),
+        prefill_ms: milliseconds(first_token - started),
+        decode_ms: milliseconds(first_token.elapsed()),
+        first_token_ms: milliseconds(first_token - arrived),
+    };
+    Ok((usage, timings))
+}
+
+/// Falls by a tenth with each token; the alternatives follow at whole steps below.
+fn logprob(token: Token, piece: &str, step: u32, top: u32) -> TokenLogprob {
+    let logprob = -0.1 * (step + 1) as f32;
+    TokenLogprob {
+        token,
+        bytes: piece.as_bytes().to_vec(),
+        logprob,
+        top: (0..top)
+            .map(|rank| Alternative {
+                token: token + rank as Token,
+                bytes: if rank == 0 {
+                    piece.as_bytes().to_vec()
+                } else {
+                    format!("{piece}{rank}").into_bytes()
+                },
+                logprob: logprob - rank as f32,
+            })
+            .collect(),
+    }
+}

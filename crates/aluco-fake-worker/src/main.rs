@@ -1,0 +1,59 @@
+//! `aluco-fake-worker probe|serve`, as `aluco-worker`.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixStream},
+    process::ExitCode,
+    thread,
+};
+
+use aluco_fake_worker::{Persona, serve};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("aluco-fake-worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<ExitCode> {
+    let persona = Persona::of_this_executable()?;
+    if let Some(sentence) = &persona.wrong_cpu {
+        eprintln!("{sentence}");
+        return Ok(ExitCode::from(3));
+    }
+    match std::env::args().nth(1).as_deref() {
+        Some("probe") => {
+            if persona.probe_hangs {
+                stand_still();
+            }
+            println!("{}", serde_json::to_string(&persona.hello())?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Some("serve") => {
+            if let Some(sentence) = &persona.serve_fails {
+                eprintln!("{sentence}");
+                return Ok(ExitCode::FAILURE);
+            }
+            if persona.serve_hangs {
+                stand_still();
+            }
+            let socket = io::stdin().as_fd().try_clone_to_owned()?;
+            serve(UnixStream::from(socket), &persona)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("usage: aluco-fake-worker probe|serve");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+fn stand_still() -> ! {
+    loop {
+        thread::park();
+    }
+}

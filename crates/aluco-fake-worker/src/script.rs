@@ -1,0 +1,199 @@
+//! What a test tells the fake worker to do.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aluco_proto::{Backend, DeviceMemory, PROTOCOL_VERSION, WorkerHello};
+use serde::{Deserialize, Serialize};
+
+/// A model that is made up: its answers, its pace, its accidents. The default answers at once and never fails.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Script {
+    /// The answer to every prompt, token by token; then the model ends it.
+    pub tokens: Vec<String>,
+    /// Answer with the prompt's own words (of a conversation, its last message) in place of `tokens`.
+    pub echo: bool,
+    /// Begin `tokens` again at their end, until `tokens_max`, a stop string, the context or a cancel ends it.
+    pub endless: bool,
+    /// Wait before each token, in milliseconds.
+    pub delay_ms: u64,
+    /// How many `Prefill` events a prompt gives.
+    pub prefill_events: u32,
+    /// Wait before each `Prefill` event, in milliseconds.
+    pub prefill_delay_ms: u64,
+    /// Claimed length of every prompt. `None`: its words.
+    pub prompt_tokens: Option<u32>,
+    /// Claimed cache hits of every prompt.
+    pub cached_tokens: u32,
+    /// Context, unless the load asks for another.
+    pub context_tokens: u32,
+    /// Time that a load takes, in milliseconds, with ten `Loading` events on the way.
+    pub load_ms: u64,
+    /// The load fails with this message.
+    pub load_error: Option<String>,
+    /// The load ends in `crash`.
+    pub crash_on_load: bool,
+    /// The process ends by `crash` after this many tokens of a request.
+    pub crash_after: Option<u32>,
+    /// How it ends.
+    pub crash: Crash,
+    /// Lines written to standard error right before the crash.
+    pub last_words: Vec<String>,
+    /// Everything stands still by `hang` after this many tokens of a request.
+    pub hang_after: Option<u32>,
+    /// What stands still.
+    pub hang: Hang,
+    /// A file to which a line is appended for each command about this model and each end of a generation, such as `load`,
+    /// `generate 3`, `cancel 3`, `finished 3`, `unload`.
+    pub journal: Option<PathBuf>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            tokens: ["Hello", ",", " world", "!"].map(str::to_owned).to_vec(),
+            echo: false,
+            endless: false,
+            delay_ms: 0,
+            prefill_events: 1,
+            prefill_delay_ms: 0,
+            prompt_tokens: None,
+            cached_tokens: 0,
+            context_tokens: 4096,
+            load_ms: 0,
+            load_error: None,
+            crash_on_load: false,
+            crash_after: None,
+            crash: Crash::Abort,
+            last_words: Vec::new(),
+            hang_after: None,
+            hang: Hang::Process,
+            journal: None,
+        }
+    }
+}
+
+impl Script {
+    /// Writes the script where it can be loaded as a model.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        fs::write(path, serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Reads a script back.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+}
+
+/// How the process ends by accident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crash {
+    /// SIGABRT, as a failed assertion gives.
+    Abort,
+    /// SIGSEGV, as a driver's bug gives.
+    Segv,
+    /// Exit with status 7.
+    Exit,
+    /// SIGKILL, as the kernel gives when memory runs out.
+    KillSelf,
+    /// Bytes that are no frame; the process lives on.
+    Garbage,
+    /// The socket closes; the process lives on.
+    HangUp,
+}
+
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hang {
+    /// The whole process: it answers no heartbeat.
+    Process,
+    /// The device: heartbeats are answered, and steps stand still.
+    Device,
+}
+
+/// Who the worker claims to be. Read from the file that is named as the executable with `.json` appended, if there is one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Persona {
+    /// As in [`WorkerHello`].
+    pub protocol: u32,
+    /// As in [`WorkerHello`].
+    pub version: String,
+    /// As in [`WorkerHello`].
+    pub backend: Backend,
+    /// As in [`WorkerHello`].
+    pub cpu_level: String,
+    /// Names of the devices beside the CPU, such as `Vulkan0`.
+    pub gpus: Vec<String>,
+    /// Say this on standard error and exit with status 3, as a build for another CPU does.
+    pub wrong_cpu: Option<String>,
+    /// `probe` never answers.
+    pub probe_hangs: bool,
+    /// `serve` never says hello.
+    pub serve_hangs: bool,
+    /// `serve` says this on standard error and exits with status 1 at once.
+    pub serve_fails: Option<String>,
+}
+
+impl Default for Persona {
+    fn default() -> Self {
+        Self {
+            protocol: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: Backend::Cpu,
+            cpu_level: "x86-64-v3".to_owned(),
+            gpus: Vec::new(),
+            wrong_cpu: None,
+            probe_hangs: false,
+            serve_hangs: false,
+            serve_fails: None,
+        }
+    }
+}
+
+impl Persona {
+    /// The persona of the running executable; the default one if no file gives another.
+    pub fn of_this_executable() -> io::Result<Self> {
+        match fs::read(Self::file(&std::env::current_exe()?)) {
+            Ok(json) => Ok(serde_json::from_slice(&json)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the persona of an executable lies.
+    pub(crate) fn file(executable: &Path) -> PathBuf {
+        let mut name = executable.as_os_str().to_owned();
+        name.push(".json");
+        PathBuf::from(name)
+    }
+
+    /// What the worker says of itself.
+    pub fn hello(&self) -> WorkerHello {
+        let devices = std::iter::once("CPU")
+            .chain(self.gpus.iter().map(String::as_str))
+            .map(|device| DeviceMemory {
+                device: device.to_owned(),
+                description: format!("pretended {device}"),
+                total_bytes: Some(1 << 34),
+                free_bytes: Some(1 << 33),
+                ..DeviceMemory::default()
+            })
+            .collect();
+        WorkerHello {
+            protocol: self.protocol,
+            version: self.version.clone(),
+            backend: self.backend,
+            engine_build: "pretended".to_owned(),
+            cpu_level: self.cpu_level.clone(),
+            cpu_features: vec!["AVX2".to_owned()],
+            pid: std::process::id(),
+            devices,
+        }
+    }
+}

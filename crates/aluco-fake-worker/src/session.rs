@@ -1,0 +1,518 @@
+//! One supervisor, from hello to the end of the socket.
+
+use std::{
+    collections::HashMap,
+    fs::OpenOptions,
+    io::{self, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use aluco_proto::{
+    BenchReport, BenchSpec, BenchTestResult, Command, DeviceMemory, Event, Failure, FailureKind,
+    GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle, PROTOCOL_VERSION,
+    RequestId, WorkerStatus, read_frame, write_frame,
+};
+
+use crate::{
+    Crash, Persona, Script,
+    generate::{self, Counters},
+    text::{self, Vocabulary},
+};
+
+/// Serves the supervisor at the other end of `stream` until it hangs up, asks for it, or speaks another version.
+pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
+    let worker = Arc::new(Worker {
+        outbox: Mutex::new(stream.try_clone()?),
+        socket: stream.try_clone()?,
+        vocabulary: Vocabulary::default(),
+        steps: AtomicU64::new(0),
+        working: AtomicUsize::new(0),
+        models: Mutex::default(),
+        requests: Mutex::default(),
+    });
+    let mut reader = BufReader::new(stream);
+    let mut next = || read_frame::<Command>(&mut reader).map_err(io::Error::other);
+    let Some(Command::Hello { protocol }) = next()? else {
+        return Err(io::Error::other("the supervisor did not say hello"));
+    };
+    worker.send(&Event::Hello(persona.hello()));
+    if protocol != PROTOCOL_VERSION {
+        return Err(io::Error::other(format!(
+            "the supervisor speaks protocol {protocol}, this worker {PROTOCOL_VERSION}"
+        )));
+    }
+    while let Some(command) = next()? {
+        if matches!(command, Command::Shutdown) {
+            break;
+        }
+        worker.obey(command);
+    }
+    Ok(())
+}
+
+/// What all threads share.
+pub(crate) struct Worker {
+    outbox: Mutex<UnixStream>,
+    socket: UnixStream,
+    pub(crate) vocabulary: Vocabulary,
+    pub(crate) steps: AtomicU64,
+    pub(crate) working: AtomicUsize,
+    models: Mutex<HashMap<ModelHandle, Arc<Model>>>,
+    requests: Mutex<HashMap<RequestId, Arc<Cancel>>>,
+}
+
+/// A loaded or loading model.
+pub(crate) struct Model {
+    handle: ModelHandle,
+    pub(crate) script: Script,
+    pub(crate) loaded: LoadedModel,
+    pub(crate) counters: Counters,
+    is_gone: AtomicBool,
+    running: Mutex<Vec<(RequestId, Arc<Cancel>)>>,
+    sequences: Sequences,
+}
+
+/// Says that a request is to end; waiting for anything else wakes up from it.
+#[derive(Default)]
+pub(crate) struct Cancel {
+    is_cancelled: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Cancel {
+    pub(crate) fn cancel(&self) {
+        *lock(&self.is_cancelled) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits; true if the request was cancelled meanwhile or before.
+    pub(crate) fn wait(&self, duration: Duration) -> bool {
+        let guard = lock(&self.is_cancelled);
+        *self
+            .changed
+            .wait_timeout_while(guard, duration, |is_cancelled| !*is_cancelled)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+}
+
+/// How many more requests may run.
+struct Sequences {
+    free: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Worker {
+    pub(crate) fn send(&self, event: &Event) {
+        let _ = write_frame(&mut *lock(&self.outbox), event);
+    }
+
+    pub(crate) fn generation(&self, request: RequestId, event: GenerationEvent) {
+        self.send(&Event::Generation { request, event });
+    }
+
+    fn failed(&self, request: RequestId, failure: Failure) {
+        self.send(&Event::Failed { request, failure });
+    }
+
+    /// Nothing is sent from here on, not even heartbeats.
+    pub(crate) fn fall_silent(&self) -> ! {
+        let _outbox = lock(&self.outbox);
+        loop {
+            thread::park();
+        }
+    }
+
+    /// Ends by accident; comes back only for accidents that leave the process alive.
+    pub(crate) fn crash(&self, script: &Script) {
+        let mut error = io::stderr().lock();
+        for line in &script.last_words {
+            let _ = writeln!(error, "{line}");
+        }
+        drop(error);
+        let signal = |signal| {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        };
+        match script.crash {
+            Crash::Abort => std::process::abort(),
+            Crash::Segv => signal(rustix::process::Signal::SEGV),
+            Crash::KillSelf => signal(rustix::process::Signal::KILL),
+            Crash::Exit => std::process::exit(7),
+            Crash::Garbage => {
+                let _ = lock(&self.outbox).write_all(b"\x02\0\0\0{]");
+                return;
+            }
+            Crash::HangUp => {
+                // Only the way up, so that the reading side does not notice and end the process.
+                let _ = self.socket.shutdown(std::net::Shutdown::Write);
+                return;
+            }
+        }
+        loop {
+            thread::park();
+        }
+    }
+
+    fn model(&self, handle: ModelHandle) -> Result<Arc<Model>, Failure> {
+        lock(&self.models)
+            .get(&handle)
+            .cloned()
+            .ok_or_else(|| Failure {
+                kind: FailureKind::ModelNotLoaded,
+                message: format!("model {handle} is not loaded"),
+            })
+    }
+
+    fn obey(self: &Arc<Self>, command: Command) {
+        match command {
+            Command::Hello { .. } | Command::Shutdown => {}
+            Command::Load {
+                request,
+                model,
+                path,
+                options,
+            } => {
+                let worker = self.clone();
+                thread::spawn(move || worker.load(request, model, &path, &options));
+            }
+            Command::Unload { request, model } => {
+                let removed = lock(&self.models).remove(&model);
+                if let Some(model) = removed {
+                    model.is_gone.store(true, Ordering::Relaxed);
+                    for (_, cancel) in lock(&model.running).iter() {
+                        cancel.cancel();
+                    }
+                    model.note("unload");
+                }
+                self.send(&Event::Unloaded { request, model });
+            }
+            Command::Generate {
+                request,
+                model,
+                spec,
+            } => {
+                let cancel = Arc::new(Cancel::default());
+                lock(&self.requests).insert(request, cancel.clone());
+                match self.model(model) {
+                    Ok(model) => {
+                        model.note(&format!("generate {request}"));
+                        lock(&model.running).push((request, cancel.clone()));
+                        let worker = self.clone();
+                        thread::spawn(move || {
+                            worker.generate(request, &model, &spec, &cancel);
+                        });
+                    }
+                    Err(failure) => self.generation(request, GenerationEvent::Failed(failure)),
+                }
+            }
+            Command::Cancel { request } => {
+                if let Some(cancel) = lock(&self.requests).get(&request) {
+                    for model in lock(&self.models).values() {
+                        if lock(&model.running).iter().any(|(id, _)| *id == request) {
+                            model.note(&format!("cancel {request}"));
+                        }
+                    }
+                    cancel.cancel();
+                }
+            }
+            Command::Tokenize {
+                request,
+                model,
+                text,
+                ..
+            } => match self.model(model) {
+                Ok(_) => {
+                    let tokens = self.vocabulary.tokenize(&text);
+                    self.send(&Event::Tokens { request, tokens });
+                }
+                Err(failure) => self.failed(request, failure),
+            },
+            Command::Detokenize {
+                request,
+                model,
+                tokens,
+            } => {
+                let text = self
+                    .model(model)
+                    .and_then(|_| self.vocabulary.detokenize(&tokens));
+                self.text(request, text);
+            }
+            Command::RenderChat {
+                request,
+                model,
+                chat,
+            } => {
+                let text = self.model(model).and_then(|_| text::render(&chat));
+                self.text(request, text);
+            }
+            Command::Bench {
+                request,
+                path,
+                spec,
+            } => {
+                let worker = self.clone();
+                thread::spawn(move || worker.bench(request, &path, &spec));
+            }
+            Command::Ping { sequence } => self.send(&Event::Pong {
+                sequence,
+                steps: self.steps.load(Ordering::Relaxed),
+                working: self.working.load(Ordering::Relaxed) > 0,
+            }),
+            Command::Status { request } => {
+                let mut models: Vec<_> = lock(&self.models)
+                    .values()
+                    .map(|model| model.activity())
+                    .collect();
+                models.sort_by_key(|activity| activity.model);
+                self.send(&Event::Status {
+                    request,
+                    status: WorkerStatus { models },
+                });
+            }
+        }
+    }
+
+    fn text(&self, request: RequestId, text: Result<String, Failure>) {
+        match text {
+            Ok(text) => self.send(&Event::Text { request, text }),
+            Err(failure) => self.failed(request, failure),
+        }
+    }
+
+    fn load(&self, request: RequestId, handle: ModelHandle, path: &Path, options: &LoadOptions) {
+        let script = match read_script(path) {
+            Ok(script) => script,
+            Err(failure) => return self.failed(request, failure),
+        };
+        let model = Arc::new(Model::new(handle, script, options));
+        model.note("load");
+        lock(&self.models).insert(handle, model.clone());
+        self.working.fetch_add(1, Ordering::Relaxed);
+        for step in 1..=10_u8 {
+            thread::sleep(Duration::from_millis(model.script.load_ms) / 10);
+            if model.is_gone.load(Ordering::Relaxed) {
+                break;
+            }
+            self.send(&Event::Loading {
+                request,
+                progress: f32::from(step) / 10.0,
+            });
+        }
+        self.working.fetch_sub(1, Ordering::Relaxed);
+        if model.script.crash_on_load {
+            self.crash(&model.script);
+        }
+        let failure = if model.is_gone.load(Ordering::Relaxed) {
+            Some("the model was unloaded while it was being loaded".to_owned())
+        } else {
+            model.script.load_error.clone()
+        };
+        match failure {
+            Some(message) => {
+                lock(&self.models).remove(&handle);
+                self.failed(
+                    request,
+                    Failure {
+                        kind: FailureKind::LoadFailed,
+                        message,
+                    },
+                );
+            }
+            None => self.send(&Event::Loaded {
+                request,
+                model: Box::new(model.loaded.clone()),
+            }),
+        }
+    }
+
+    fn generate(
+        &self,
+        request: RequestId,
+        model: &Model,
+        spec: &aluco_proto::GenerationSpec,
+        cancel: &Cancel,
+    ) {
+        let arrived = Instant::now();
+        let has_sequence = model.sequences.take(cancel);
+        self.working.fetch_add(1, Ordering::Relaxed);
+        let last = generate::run(self, request, model, spec, cancel, arrived);
+        self.working.fetch_sub(1, Ordering::Relaxed);
+        if has_sequence {
+            model.sequences.give_back();
+        }
+        lock(&model.running).retain(|(id, _)| *id != request);
+        lock(&self.requests).remove(&request);
+        model.note(&format!("finished {request}"));
+        self.generation(request, last);
+    }
+
+    fn bench(&self, request: RequestId, path: &Path, spec: &BenchSpec) {
+        let script = match read_script(path) {
+            Ok(script) => script,
+            Err(failure) => return self.failed(request, failure),
+        };
+        let model = Model::new(ModelHandle(0), script, &spec.options);
+        model.note("bench");
+        if model.script.crash_on_load {
+            self.crash(&model.script);
+        }
+        if let Some(message) = model.script.load_error {
+            return self.failed(
+                request,
+                Failure {
+                    kind: FailureKind::LoadFailed,
+                    message,
+                },
+            );
+        }
+        let total = spec.repetitions * spec.tests.len() as u32;
+        for done in 1..=total {
+            thread::sleep(Duration::from_millis(model.script.delay_ms));
+            self.send(&Event::BenchProgress {
+                request,
+                done,
+                total,
+            });
+        }
+        let tests = spec
+            .tests
+            .iter()
+            .map(|&test| BenchTestResult {
+                test,
+                started_at_s: 1_700_000_000,
+                samples_ns: vec![1_000_000; spec.repetitions as usize],
+            })
+            .collect();
+        self.send(&Event::Bench {
+            request,
+            report: Box::new(BenchReport {
+                model: model.loaded,
+                build_number: 1,
+                build_commit: "pretended".to_owned(),
+                backends: "CPU".to_owned(),
+                cpu_info: "pretended CPU".to_owned(),
+                gpu_info: String::new(),
+                tests,
+            }),
+        });
+    }
+}
+
+impl Model {
+    fn new(handle: ModelHandle, script: Script, options: &LoadOptions) -> Self {
+        let loaded = LoadedModel {
+            model: handle,
+            architecture: "fake".to_owned(),
+            description: "fake 0B".to_owned(),
+            parameters: 1_000,
+            weights_bytes: 4_000,
+            context_train_tokens: 8192,
+            context_tokens: options.context_tokens.unwrap_or(script.context_tokens),
+            sequences_max: options.sequences_max,
+            batch_tokens: options.batch_tokens,
+            micro_batch_tokens: options.micro_batch_tokens,
+            threads: options.threads.unwrap_or(1),
+            vocabulary: 1 << 16,
+            has_chat_template: true,
+            recurrent: false,
+            load_ms: script.load_ms as f64,
+            memory: memory(),
+        };
+        Self {
+            handle,
+            counters: Counters::default(),
+            is_gone: AtomicBool::new(false),
+            running: Mutex::default(),
+            sequences: Sequences {
+                free: Mutex::new(options.sequences_max.max(1)),
+                changed: Condvar::new(),
+            },
+            loaded,
+            script,
+        }
+    }
+
+    /// Appends a line to the journal, if the script has one.
+    fn note(&self, line: &str) {
+        let Some(path) = &self.script.journal else {
+            return;
+        };
+        let written = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = written {
+            eprintln!("the journal {} cannot be written: {error}", path.display());
+        }
+    }
+
+    fn activity(&self) -> ModelActivity {
+        let requests = lock(&self.running).len() as u32;
+        let running = requests.min(self.loaded.sequences_max);
+        ModelActivity {
+            model: self.handle,
+            sequences_running: running,
+            requests_waiting: requests - running,
+            cells_used: 0,
+            cells_total: self.loaded.context_tokens,
+            prefill_tokens: self.counters.prefill_tokens.load(Ordering::Relaxed),
+            decode_tokens: self.counters.decode_tokens.load(Ordering::Relaxed),
+            memory: memory(),
+        }
+    }
+}
+
+impl Sequences {
+    /// Waits for a free sequence; false if the request was cancelled meanwhile.
+    fn take(&self, cancel: &Cancel) -> bool {
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            if cancel.wait(Duration::ZERO) {
+                return false;
+            }
+            free = self
+                .changed
+                .wait_timeout(free, Duration::from_millis(5))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        *free -= 1;
+        true
+    }
+
+    fn give_back(&self) {
+        *lock(&self.free) += 1;
+        self.changed.notify_one();
+    }
+}
+
+fn memory() -> Vec<DeviceMemory> {
+    vec![DeviceMemory {
+        device: "CPU".to_owned(),
+        description: "pretended CPU".to_owned(),
+        weights_bytes: 4_000,
+        context_bytes: 2_000,
+        compute_bytes: 1_000,
+        free_bytes: Some(1 << 33),
+        total_bytes: Some(1 << 34),
+    }]
+}
+
+fn read_script(path: &Path) -> Result<Script, Failure> {
+    Script::read(path).map_err(|error| Failure {
+        kind: FailureKind::LoadFailed,
+        message: format!("{} is no script: {error}", path.display()),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
