@@ -1,7 +1,14 @@
 //! Models as files: GGUF headers, names, the store on disk, downloads.
 
+mod catalogue;
 mod error;
+mod name;
 mod store;
 
+pub use catalogue::{CatalogueEntry, catalogue};
 pub use error::ModelError;
-pub use store::{Store, StoreConfig, StoredModel};
+pub use name::{HubRef, ModelRef, RepoId, ShortName, Tag};
+pub use store::{
+    FreeSpace, ImportMode, ImportOptions, ImportProgress, ModelSource, Store, StoreConfig,
+    StoredModel,
+};

@@ -1,8 +1,26 @@
 //! Models on this machine.
+//!
+//! Two places hold them: the standard Hugging Face hub cache, shared with every other program that uses it ([`hub_cache`]), and
+//! Aluco's own folder for imported files ([`imports`]). A model can also be named by the path of its file, wherever it lies.
+//! Everything here is plain file work and blocks; nothing here goes to the network.
 
-use std::path::PathBuf;
+pub(crate) mod hub_cache;
+mod imports;
+pub(crate) mod lock;
 
-use crate::ModelError;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::{
+    ModelError, ModelRef, RepoId, ShortName, catalogue,
+    name::variant::{split_part, strip_gguf},
+};
+
+pub use imports::{ImportMode, ImportOptions, ImportProgress};
 
 /// Where models lie.
 #[derive(Debug, Clone)]
@@ -13,38 +31,268 @@ pub struct StoreConfig {
     pub models: PathBuf,
 }
 
+/// Tells how many bytes this user may still write to the disk that holds a folder.
+pub type FreeSpace = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
+
 /// The models on this machine. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Store {}
+#[derive(Clone)]
+pub struct Store {
+    config: Arc<StoreConfig>,
+    free_space: FreeSpace,
+}
 
 /// One model on this machine.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct StoredModel {
     /// Canonical name, such as `unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`, `smollm2:135m`, or an absolute path.
     pub name: String,
+    /// The catalogue's short name for a model in the hub cache, which means the same model.
+    pub short_name: Option<ShortName>,
+    /// Where it comes from.
+    pub source: ModelSource,
     /// The GGUF files; several if it is split, in order.
     pub files: Vec<PathBuf>,
     /// Bytes of all files.
     pub size_bytes: u64,
     /// When it came here.
-    pub modified: std::time::SystemTime,
+    pub modified: SystemTime,
+}
+
+/// Where a model on this machine comes from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSource {
+    /// The Hugging Face hub cache.
+    Hub {
+        /// The repository.
+        repo: RepoId,
+        /// The commit that its files are of.
+        commit: String,
+    },
+    /// An import.
+    Import {
+        /// What was imported, as it was given.
+        from: PathBuf,
+    },
+    /// A file that was named by its path.
+    File,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.config).finish()
+    }
 }
 
 impl Store {
     /// A store over these folders, which need not exist yet.
     pub fn new(config: StoreConfig) -> Self {
-        let _ = config;
-        todo!()
+        Self::with_free_space(config, Arc::new(free_space))
     }
 
-    /// The model of this name or path.
+    /// The same, with another way to learn how much space is left.
+    pub fn with_free_space(config: StoreConfig, free_space: FreeSpace) -> Self {
+        Self {
+            config: Arc::new(config),
+            free_space,
+        }
+    }
+
+    /// Where its models lie.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// The model of this name or path. A short name means an import of that name, else the catalogue's entry in the hub cache;
+    /// a repository without a tag means the best default among those of its models that are here.
     pub fn find(&self, name: &str) -> Result<StoredModel, ModelError> {
-        let _ = name;
-        todo!()
+        let not_found = || ModelError::NotFound { name: name.into() };
+        match name.parse()? {
+            ModelRef::Path(path) => model_at(&path),
+            ModelRef::Hub(hub) => {
+                hub_cache::find(&self.config.hub_cache, &hub)?.ok_or_else(not_found)
+            }
+            ModelRef::Short(short) => {
+                let entry = catalogue::lookup(&short);
+                if let Some(model) = imports::find(&self.config.models, &short)? {
+                    return Ok(model);
+                }
+                let Some(entry) = entry else {
+                    return imports::find_family(&self.config.models, &short)?
+                        .ok_or_else(not_found);
+                };
+                if let Some(model) = imports::find(&self.config.models, &entry.name)? {
+                    return Ok(model);
+                }
+                hub_cache::find(&self.config.hub_cache, &entry.hub_ref())?.ok_or_else(not_found)
+            }
+        }
     }
 
-    /// All models, in the order of their names.
+    /// All models, in the order of their names. What cannot be read is left out.
     pub fn list(&self) -> Result<Vec<StoredModel>, ModelError> {
-        todo!()
+        let mut models = imports::list(&self.config.models)?;
+        models.extend(hub_cache::list(&self.config.hub_cache)?);
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(models)
+    }
+
+    /// Takes a GGUF file into Aluco's own folder; all parts of it if it is split. Either the whole model is there
+    /// afterwards or nothing, also if the machine fails in the middle. The same contents under the same name again is no error.
+    pub fn import(
+        &self,
+        file: &Path,
+        options: &ImportOptions,
+        progress: &mut dyn FnMut(ImportProgress),
+    ) -> Result<StoredModel, ModelError> {
+        imports::sweep(&self.config.models)?;
+        imports::import(
+            &self.config.models,
+            file,
+            options,
+            &self.free_space,
+            progress,
+        )
+    }
+
+    /// Deletes a model and whatever only it used, and says how many bytes that freed. Models that were named by path
+    /// are not Aluco's to delete.
+    pub fn remove(&self, name: &str) -> Result<u64, ModelError> {
+        if let ModelRef::Path(path) = name.parse()? {
+            return Err(ModelError::NotOurs { path });
+        }
+        imports::sweep(&self.config.models)?;
+        let model = match self.find(name) {
+            Ok(model) => model,
+            // An unfinished download is no model yet, but it takes space like one.
+            Err(error @ ModelError::NotFound { .. }) => {
+                let freed = self.remove_unfinished(name)?;
+                return if freed > 0 { Ok(freed) } else { Err(error) };
+            }
+            Err(error) => return Err(error),
+        };
+        match &model.source {
+            ModelSource::Hub { repo, .. } => {
+                hub_cache::remove(&self.config.hub_cache, repo, &model.name)
+            }
+            ModelSource::Import { .. } => imports::remove(&self.config.models, &model.name),
+            ModelSource::File => Err(ModelError::NotOurs {
+                path: model.files.into_iter().next().unwrap_or_default(),
+            }),
+        }
+    }
+
+    fn remove_unfinished(&self, name: &str) -> Result<u64, ModelError> {
+        let hub = match name.parse()? {
+            ModelRef::Hub(hub) => hub,
+            ModelRef::Short(short) => match catalogue::lookup(&short) {
+                Some(entry) => entry.hub_ref(),
+                None => return Ok(0),
+            },
+            ModelRef::Path(_) => return Ok(0),
+        };
+        hub_cache::remove_unfinished(&self.config.hub_cache, &hub)
+    }
+}
+
+/// The model of a file that was named by path: the file, or all parts if it is one of several.
+fn model_at(path: &Path) -> Result<StoredModel, ModelError> {
+    // Not canonicalize: a file in the hub cache is a link to a blob whose name says nothing of parts.
+    let path = std::path::absolute(path).map_err(ModelError::io("find", path))?;
+    let files = parts_of(&path)?;
+    let mut size_bytes = 0;
+    let mut modified = SystemTime::UNIX_EPOCH;
+    for file in &files {
+        let metadata = fs::metadata(file).map_err(ModelError::io("read", file))?;
+        size_bytes += metadata.len();
+        modified = modified.max(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    Ok(StoredModel {
+        name: files[0].display().to_string(),
+        short_name: None,
+        source: ModelSource::File,
+        files,
+        size_bytes,
+        modified,
+    })
+}
+
+/// A file and, if it is one part of a split model, all its siblings in order.
+fn parts_of(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => {
+            return Err(ModelError::NotGguf {
+                path: path.to_owned(),
+                reason: "it is not a file".into(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ModelError::NoSuchFile {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) => return Err(ModelError::io("read", path)(error)),
+    }
+    let split = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(strip_gguf)
+        .and_then(split_part);
+    let Some((stem, _, total)) = split else {
+        return Ok(vec![path.to_owned()]);
+    };
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("gguf");
+    let files: Vec<PathBuf> = (1..=total)
+        .map(|part| path.with_file_name(format!("{stem}-{part:05}-of-{total:05}.{extension}")))
+        .take_while(|file| file.is_file())
+        .collect();
+    if files.len() < total {
+        return Err(ModelError::MissingParts {
+            path: path.to_owned(),
+            present: files.len(),
+            total,
+        });
+    }
+    Ok(files)
+}
+
+/// Bytes that this user may still write to the disk that holds a folder, or the nearest folder above it that exists.
+pub(crate) fn free_space(folder: &Path) -> io::Result<u64> {
+    let mut at = folder;
+    loop {
+        match rustix::fs::statvfs(at) {
+            Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
+            Err(rustix::io::Errno::NOENT) => match at.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => at = parent,
+                _ => return Err(rustix::io::Errno::NOENT.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes sure that a folder's entries are on the disk, not only in memory.
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), ModelError> {
+    fs::File::open(folder)
+        .and_then(|handle| handle.sync_all())
+        .map_err(ModelError::io("write", folder))
+}
+
+/// The entries of a folder; none if there is no such folder.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>, ModelError> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .collect::<Result<_, _>>()
+            .map_err(ModelError::io("read", folder)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(ModelError::io("read", folder)(error)),
     }
 }

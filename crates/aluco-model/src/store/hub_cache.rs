@@ -1,0 +1,349 @@
+//! The Hugging Face hub cache, as `huggingface_hub`, llama.cpp and others lay it out:
+//!
+//! ```text
+//! models--OWNER--NAME/
+//!   refs/main                    the commit that `main` was at the last download
+//!   blobs/HASH                   contents: SHA-256 of large files, Git's hash of small ones
+//!   snapshots/COMMIT/sub/file    relative link to ../../../blobs/HASH
+//! ```
+//!
+//! Other programs write here too, so nothing is assumed: links may dangle, parts may be missing, snapshots may be without a ref, and
+//! on file systems without links the snapshots hold the files themselves. Source: the cache's documentation,
+//! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::{
+    HubRef, ModelError, ModelSource, RepoId, StoredModel, catalogue,
+    name::variant::{self, Variant, variants},
+    store::entries,
+};
+
+/// Ending of a file that [`crate::HubClient`] is still filling. Not `.incomplete`, which other programs resume by length
+/// alone: ours are filled in several places at once, and their length says nothing.
+pub(crate) const PARTIAL_SUFFIX: &str = ".aluco-part";
+/// Ending of the notes beside it.
+pub(crate) const PARTIAL_NOTES_SUFFIX: &str = ".aluco-part.json";
+
+/// Folders below a snapshot that are looked into.
+const FOLDER_DEPTH_MAX: usize = 4;
+
+/// One snapshot of a repository.
+struct Snapshot {
+    commit: String,
+    folder: PathBuf,
+    /// Paths of its GGUF files whose contents are there.
+    files: Vec<String>,
+}
+
+/// All models in a cache.
+pub(crate) fn list(cache: &Path) -> Result<Vec<StoredModel>, ModelError> {
+    let mut models = Vec::new();
+    for entry in entries(cache)? {
+        let Some(repo) = entry
+            .file_name()
+            .to_str()
+            .and_then(RepoId::from_cache_folder)
+        else {
+            continue;
+        };
+        for (variant, snapshot) in models_of(&entry.path())? {
+            // A file that vanishes meanwhile is no reason to list nothing.
+            models.extend(stored(&repo, &snapshot, &variant).ok());
+        }
+    }
+    Ok(models)
+}
+
+/// The model that a reference means, if it is here and whole.
+pub(crate) fn find(cache: &Path, hub: &HubRef) -> Result<Option<StoredModel>, ModelError> {
+    let Some((repo, folder)) = repo_folder(cache, &hub.repo)? else {
+        return Ok(None);
+    };
+    let models = models_of(&folder)?;
+    let found: Vec<Variant> = models.iter().map(|(variant, _)| variant.clone()).collect();
+    let tag = hub.tag.as_ref().map(crate::Tag::as_str);
+    if let Some(chosen) = variant::choose(&found, tag) {
+        let (variant, snapshot) = models
+            .iter()
+            .find(|(variant, _)| variant == chosen)
+            .expect("it was chosen from these");
+        return stored(&repo, snapshot, variant).map(Some);
+    }
+    Ok(None)
+}
+
+/// A repository's folder, whatever case its name was written in.
+fn repo_folder(cache: &Path, repo: &RepoId) -> Result<Option<(RepoId, PathBuf)>, ModelError> {
+    let exact = cache.join(repo.cache_folder());
+    if exact.is_dir() {
+        return Ok(Some((repo.clone(), exact)));
+    }
+    Ok(entries(cache)?.into_iter().find_map(|entry| {
+        let found = RepoId::from_cache_folder(entry.file_name().to_str()?)?;
+        found.same_as(repo).then(|| (found, entry.path()))
+    }))
+}
+
+/// The whole models of a repository: from the snapshot that `main` points to, and from others what that one lacks.
+fn models_of(repo_folder: &Path) -> Result<Vec<(Variant, std::rc::Rc<Snapshot>)>, ModelError> {
+    let mut models: Vec<(Variant, std::rc::Rc<Snapshot>)> = Vec::new();
+    for snapshot in snapshots(repo_folder)? {
+        let snapshot = std::rc::Rc::new(snapshot);
+        for variant in variants(snapshot.files.iter().map(String::as_str)) {
+            let known = |(other, _): &(Variant, _)| {
+                other.files == variant.files || other.tag == variant.tag
+            };
+            if variant.is_complete() && !models.iter().any(known) {
+                models.push((variant, snapshot.clone()));
+            }
+        }
+    }
+    Ok(models)
+}
+
+/// The snapshots of a repository, the one of `main` first, then the newest first.
+fn snapshots(repo_folder: &Path) -> Result<Vec<Snapshot>, ModelError> {
+    let main = fs::read_to_string(repo_folder.join("refs/main")).unwrap_or_default();
+    let mut found = Vec::new();
+    for entry in entries(&repo_folder.join("snapshots"))? {
+        let Ok(commit) = entry.file_name().into_string() else {
+            continue;
+        };
+        let modified = entry
+            .metadata()
+            .and_then(|m| m.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut files = Vec::new();
+        collect_files(&entry.path(), "", FOLDER_DEPTH_MAX, &mut files)?;
+        files.retain(|path| {
+            variant::strip_gguf(path).is_some() && entry.path().join(path).is_file()
+        });
+        found.push((
+            commit != main.trim(),
+            std::cmp::Reverse(modified),
+            Snapshot {
+                commit,
+                folder: entry.path(),
+                files,
+            },
+        ));
+    }
+    found.sort_by(|a, b| (a.0, a.1, &a.2.commit).cmp(&(b.0, b.1, &b.2.commit)));
+    Ok(found.into_iter().map(|(_, _, snapshot)| snapshot).collect())
+}
+
+/// Everything below a snapshot that is not a folder, links included whether they dangle or not.
+fn collect_files(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    files: &mut Vec<String>,
+) -> Result<(), ModelError> {
+    for entry in entries(folder)? {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let path = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}/{name}")
+        };
+        let kind = entry
+            .file_type()
+            .map_err(ModelError::io("read", &entry.path()))?;
+        if kind.is_dir() {
+            if depth > 0 {
+                collect_files(&entry.path(), &path, depth - 1, files)?;
+            }
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn stored(
+    repo: &RepoId,
+    snapshot: &Snapshot,
+    variant: &Variant,
+) -> Result<StoredModel, ModelError> {
+    let files: Vec<PathBuf> = variant
+        .files
+        .iter()
+        .map(|file| snapshot.folder.join(file))
+        .collect();
+    let mut size_bytes = 0;
+    let mut modified = SystemTime::UNIX_EPOCH;
+    for file in &files {
+        let metadata = fs::metadata(file).map_err(ModelError::io("read", file))?;
+        size_bytes += metadata.len();
+        modified = modified.max(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    Ok(StoredModel {
+        name: format!("{repo}:{}", variant.tag),
+        short_name: catalogue::short_name(repo, &variant.tag).cloned(),
+        source: ModelSource::Hub {
+            repo: repo.clone(),
+            commit: snapshot.commit.clone(),
+        },
+        files,
+        size_bytes,
+        modified,
+    })
+}
+
+/// Removes a model from every snapshot that has it, then the blobs that nothing refers to any more.
+pub(crate) fn remove(cache: &Path, repo: &RepoId, name: &str) -> Result<u64, ModelError> {
+    let folder = cache.join(repo.cache_folder());
+    let mut freed = 0;
+    let mut unlinked_blobs = BTreeSet::new();
+    // Older snapshots of the same model would take its place at once.
+    while let Some((variant, snapshot)) = models_of(&folder)?
+        .into_iter()
+        .find(|(variant, _)| format!("{repo}:{}", variant.tag) == name)
+    {
+        for file in &variant.files {
+            let path = snapshot.folder.join(file);
+            let metadata = fs::symlink_metadata(&path).map_err(ModelError::io("read", &path))?;
+            if metadata.is_symlink() {
+                unlinked_blobs.extend(blob_of(&folder, &path));
+            } else {
+                freed += bytes_freed_by_unlinking(&metadata);
+            }
+            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
+        }
+        remove_empty_folders(&snapshot.folder, FOLDER_DEPTH_MAX)?;
+    }
+    let still_used = blobs_in_use(&folder)?;
+    for blob in unlinked_blobs.difference(&still_used) {
+        if let Ok(metadata) = fs::symlink_metadata(blob) {
+            fs::remove_file(blob).map_err(ModelError::io("delete", blob))?;
+            freed += bytes_freed_by_unlinking(&metadata);
+        }
+    }
+    remove_repo_if_empty(&folder)?;
+    Ok(freed)
+}
+
+/// The part of a partial download's notes that says what it is a download of.
+#[derive(serde::Deserialize)]
+struct Notes {
+    file: String,
+}
+
+/// Removes what an unfinished download of this model has left.
+pub(crate) fn remove_unfinished(cache: &Path, hub: &HubRef) -> Result<u64, ModelError> {
+    let Some((_, folder)) = repo_folder(cache, &hub.repo)? else {
+        return Ok(0);
+    };
+    let mut partial = BTreeMap::new();
+    for entry in entries(&folder.join("blobs"))? {
+        let Some(notes) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_suffix(PARTIAL_NOTES_SUFFIX).map(str::to_owned))
+        else {
+            continue;
+        };
+        let parsed = fs::read(entry.path())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Notes>(&bytes).ok());
+        if let Some(parsed) = parsed {
+            partial.insert(parsed.file, notes);
+        }
+    }
+    // Parts that have not been begun are not known here, so completeness is no criterion.
+    let mut begun = variants(partial.keys().map(String::as_str));
+    for variant in &mut begun {
+        variant.parts_total = variant.files.len();
+    }
+    let tag = hub.tag.as_ref().map(crate::Tag::as_str);
+    let Some(chosen) = variant::choose(&begun, tag) else {
+        return Ok(0);
+    };
+    let mut freed = 0;
+    for file in &chosen.files {
+        let blob = folder.join("blobs").join(&partial[file]);
+        for suffix in [PARTIAL_SUFFIX, PARTIAL_NOTES_SUFFIX] {
+            let path = with_suffix(&blob, suffix);
+            if let Ok(metadata) = fs::symlink_metadata(&path) {
+                fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
+                freed += bytes_freed_by_unlinking(&metadata);
+            }
+        }
+    }
+    remove_repo_if_empty(&folder)?;
+    Ok(freed)
+}
+
+/// A path with something put behind its file name.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut text = path.as_os_str().to_owned();
+    text.push(suffix);
+    PathBuf::from(text)
+}
+
+fn bytes_freed_by_unlinking(metadata: &fs::Metadata) -> u64 {
+    // Blocks, not length: an unfinished download is mostly holes.
+    if metadata.is_file() && metadata.nlink() == 1 {
+        metadata.len().min(metadata.blocks() * 512)
+    } else {
+        0
+    }
+}
+
+/// The blob that a link in a snapshot stands for, if it is one of this repository's own.
+fn blob_of(repo_folder: &Path, link: &Path) -> Option<PathBuf> {
+    let target = fs::canonicalize(link).ok()?;
+    let blobs = fs::canonicalize(repo_folder.join("blobs")).ok()?;
+    (target.parent() == Some(&blobs)).then_some(target)
+}
+
+fn blobs_in_use(repo_folder: &Path) -> Result<BTreeSet<PathBuf>, ModelError> {
+    let mut used = BTreeSet::new();
+    for snapshot in entries(&repo_folder.join("snapshots"))? {
+        let mut files = Vec::new();
+        // Deeper than models are looked for: what is in use must not be missed.
+        collect_files(&snapshot.path(), "", 64, &mut files)?;
+        for file in files {
+            used.extend(blob_of(repo_folder, &snapshot.path().join(file)));
+        }
+    }
+    Ok(used)
+}
+
+fn remove_empty_folders(folder: &Path, depth: usize) -> Result<(), ModelError> {
+    for entry in entries(folder)? {
+        if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty_folders(&entry.path(), depth - 1)?;
+        }
+    }
+    // Fails, as it should, on a folder that is not empty.
+    let _ = fs::remove_dir(folder);
+    Ok(())
+}
+
+/// Removes refs to snapshots that are gone and, when no snapshot and no blob is left, the repository's folder.
+fn remove_repo_if_empty(folder: &Path) -> Result<(), ModelError> {
+    let snapshots = folder.join("snapshots");
+    let mut refs = Vec::new();
+    collect_files(&folder.join("refs"), "", FOLDER_DEPTH_MAX, &mut refs)?;
+    for name in refs {
+        let path = folder.join("refs").join(name);
+        let commit = fs::read_to_string(&path).unwrap_or_default();
+        if !commit.is_empty() && !snapshots.join(commit.trim()).exists() {
+            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
+        }
+    }
+    if entries(&snapshots)?.is_empty() && entries(&folder.join("blobs"))?.is_empty() {
+        remove_empty_folders(folder, FOLDER_DEPTH_MAX)?;
+    }
+    Ok(())
+}
