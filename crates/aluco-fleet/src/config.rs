@@ -1,0 +1,80 @@
+//! How a fleet works.
+
+use std::{path::PathBuf, time::Duration};
+
+use aluco_proto::{Backend, LoadOptions};
+
+/// How a fleet works. [`FleetConfig::new`] gives defaults.
+#[derive(Debug, Clone)]
+pub struct FleetConfig {
+    /// Where models are looked up.
+    pub store: aluco_model::Store,
+    /// Folders in which worker binaries (`aluco-worker-*`) are looked for, best first.
+    pub worker_folders: Vec<PathBuf>,
+    /// Use this worker binary and no other.
+    pub worker_binary: Option<PathBuf>,
+    /// Use this backend and no other. `None`: the best that works.
+    pub backend: Option<Backend>,
+    /// How models are loaded unless a request says otherwise.
+    pub load_options: LoadOptions,
+    /// Models loaded at once; the one idle for longest goes when another is needed. At least 1.
+    pub models_max: usize,
+    /// Requests that may wait per model before the next is turned away.
+    pub queue_max: usize,
+    /// How long a request waits for a busy model to make place for its own before it is turned away.
+    pub place_timeout: Duration,
+    /// How long an idle model stays loaded. `None`: for ever.
+    pub keep_alive: Option<Duration>,
+    /// How long a worker may take from its start to its first frame.
+    pub hello_timeout: Duration,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// A worker that does not answer a heartbeat for this long is killed.
+    pub heartbeat_timeout: Duration,
+    /// A worker that answers heartbeats but finishes no step for this long while it works is killed: its device hangs. A step of
+    /// a large model on a slow CPU takes minutes.
+    pub stall_timeout: Duration,
+    /// First wait before a dead worker is started again; doubles up to `restart_backoff_max`.
+    pub restart_backoff: Duration,
+    /// Longest wait before a dead worker is started again.
+    pub restart_backoff_max: Duration,
+}
+
+impl FleetConfig {
+    /// Defaults: workers beside the running executable (or in `../libexec/aluco` and `../lib/aluco` from there), one heartbeat
+    /// per second, three models, five minutes of keep-alive.
+    pub fn new(store: aluco_model::Store) -> Self {
+        Self {
+            store,
+            worker_folders: worker_folders(),
+            worker_binary: None,
+            backend: None,
+            load_options: LoadOptions::default(),
+            models_max: 3,
+            queue_max: 512,
+            place_timeout: Duration::from_secs(60),
+            keep_alive: Some(Duration::from_secs(5 * 60)),
+            hello_timeout: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(10 * 60),
+            restart_backoff: Duration::from_millis(250),
+            restart_backoff_max: Duration::from_secs(30),
+        }
+    }
+}
+
+fn worker_folders() -> Vec<PathBuf> {
+    let Some(folder) = std::env::current_exe()
+        .ok()
+        .and_then(|executable| executable.parent().map(PathBuf::from))
+    else {
+        return Vec::new();
+    };
+    let mut folders = vec![folder.clone()];
+    if let Some(prefix) = folder.parent() {
+        folders.push(prefix.join("libexec/aluco"));
+        folders.push(prefix.join("lib/aluco"));
+    }
+    folders
+}

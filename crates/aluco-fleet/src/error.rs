@@ -1,0 +1,74 @@
+//! What can go wrong between a request and its worker.
+
+use aluco_proto::{Failure, FailureKind};
+
+/// Why the fleet could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FleetError {
+    /// No such model is on this machine; the message says how to get it.
+    #[error(transparent)]
+    Model(#[from] aluco_model::ModelError),
+    /// No worker binary fits this machine.
+    #[error("no worker for this machine: {reason}")]
+    NoWorker {
+        /// What was looked for, where, and what each candidate said.
+        reason: String,
+    },
+    /// The worker died (or hung and was killed) while the request ran.
+    #[error("the worker process ended: {cause}")]
+    WorkerLost {
+        /// Exit status or signal, and its last words.
+        cause: String,
+    },
+    /// The queue of the model is full. Try again later.
+    #[error("{waiting} requests already wait for this model")]
+    Overloaded {
+        /// Requests that wait.
+        waiting: usize,
+    },
+    /// The worker refused or failed the request.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The fleet is shutting down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// A [`FleetError`] that several waiters of one load can share.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Fault {
+    NoWorker(String),
+    WorkerLost(String),
+    Overloaded { waiting: usize },
+    Failed(Failure),
+    ShuttingDown,
+}
+
+impl From<Fault> for FleetError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::NoWorker(reason) => Self::NoWorker { reason },
+            Fault::WorkerLost(cause) => Self::WorkerLost { cause },
+            Fault::Overloaded { waiting } => Self::Overloaded { waiting },
+            Fault::Failed(failure) => Self::Failed(failure),
+            Fault::ShuttingDown => Self::ShuttingDown,
+        }
+    }
+}
+
+/// The event that ends a generation whose worker died.
+pub(crate) fn worker_lost(cause: &str) -> Failure {
+    Failure {
+        kind: FailureKind::WorkerLost,
+        message: format!("the worker process ended: {cause}"),
+    }
+}
+
+/// A worker's answer that does not fit the question.
+pub(crate) fn out_of_step() -> Fault {
+    Fault::Failed(Failure {
+        kind: FailureKind::Engine,
+        message: "the worker gave an answer that does not fit the question".to_owned(),
+    })
+}

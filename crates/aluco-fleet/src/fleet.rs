@@ -1,0 +1,391 @@
+//! The fleet as its users see it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aluco_proto::{
+    BenchReport, BenchSpec, ChatPrompt, Command, Event, FailureKind, GenerationSpec, LoadedModel,
+    ModelActivity, ModelHandle, RequestId, Token,
+};
+use tokio::time::{timeout, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    FleetConfig, FleetError, FleetStatus, Generation, ModelState, ModelSummary, WorkerSummary,
+    connection::{CallError, Connection, Route},
+    error::{Fault, out_of_step},
+    generation::EventQueue,
+    loading::{self, Lease},
+    residency::Stage,
+    shared::{Owner, Shared},
+    worker::{Nursery, Worker},
+};
+
+/// How often a request is given to the next worker because the last one was found dead before it took the request.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// How long a worker may take to say what it does.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long cancelled requests may take to end at shutdown.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the reaping of killed processes may take at shutdown.
+const REAP_GRACE: Duration = Duration::from_secs(10);
+
+/// Workers and the models in them. Clones share one fleet; when the last clone and the last [`Generation`] are gone, all processes
+/// are killed.
+#[derive(Clone)]
+pub struct Fleet {
+    owner: Arc<Owner>,
+}
+
+impl Fleet {
+    /// A fleet without workers; they start on demand. Must be called within a tokio runtime.
+    pub fn new(config: FleetConfig) -> Self {
+        let keep_alive = config.keep_alive;
+        let nursery = Nursery {
+            kill: CancellationToken::new(),
+            keepers: TaskTracker::new(),
+        };
+        let shared = Arc::new(Shared::new(config, nursery));
+        if let Some(keep_alive) = keep_alive {
+            tokio::spawn(loading::unload_idle(shared.clone(), keep_alive));
+        }
+        Self {
+            owner: Arc::new(Owner(shared)),
+        }
+    }
+
+    /// Starts a generation; loads the model first if needed. Comes back when the worker has accepted the request.
+    pub async fn generate(
+        &self,
+        model: &str,
+        spec: GenerationSpec,
+    ) -> Result<Generation, FleetError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let lease = loading::acquire(self.shared(), model).await?;
+            let connection = lease.ready.connection;
+            let queue = EventQueue::new(Some(lease.guard));
+            let Ok(request) = connection.open(Route::Generation(queue.clone())) else {
+                continue;
+            };
+            let generation = Generation::new(
+                lease.ready.loaded,
+                queue,
+                connection.clone(),
+                request,
+                self.owner.clone(),
+            );
+            let command = Command::Generate {
+                request,
+                model: lease.handle,
+                spec: Box::new(spec),
+            };
+            if let Err(failure) = connection.send(&command) {
+                connection.close(request);
+                return Err(failure.into());
+            }
+            return match generation.accepted().await {
+                Ok(generation) => Ok(generation),
+                Err(failure) if failure.kind == FailureKind::WorkerLost => {
+                    Err(FleetError::WorkerLost {
+                        cause: connection.ended().await.cause.clone(),
+                    })
+                }
+                Err(failure) => Err(failure.into()),
+            };
+        }
+        Err(self.lost_again().await)
+    }
+
+    /// Loads a model, or touches one that is loaded.
+    pub async fn load(&self, model: &str) -> Result<LoadedModel, FleetError> {
+        let lease = loading::acquire(self.shared(), model).await?;
+        Ok((*lease.ready.loaded).clone())
+    }
+
+    /// Unloads a model; its running requests end as cancelled. False if it was not loaded.
+    pub async fn unload(&self, model: &str) -> Result<bool, FleetError> {
+        let shared = self.shared();
+        let known = shared.open_state()?.residency.find(model);
+        let handle = if known.is_some() {
+            known
+        } else {
+            let stored = loading::look_up(shared, model).await?;
+            shared.open_state()?.residency.find(&stored.name)
+        };
+        let Some(handle) = handle else {
+            return Ok(false);
+        };
+        if let Some(unload) = loading::start_unload(shared, handle, "it was asked for") {
+            // It can only fail with the runtime, and then nobody is left to tell.
+            let _ = unload.await;
+        }
+        Ok(true)
+    }
+
+    /// Text to tokens.
+    pub async fn tokenize(
+        &self,
+        model: &str,
+        text: String,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<Token>, FleetError> {
+        let answer = self
+            .ask(model, |request, model| Command::Tokenize {
+                request,
+                model,
+                text: text.clone(),
+                add_special,
+                parse_special,
+            })
+            .await?;
+        match answer {
+            Event::Tokens { tokens, .. } => Ok(tokens),
+            _ => Err(out_of_step().into()),
+        }
+    }
+
+    /// Tokens to text.
+    pub async fn detokenize(&self, model: &str, tokens: Vec<Token>) -> Result<String, FleetError> {
+        let answer = self
+            .ask(model, |request, model| Command::Detokenize {
+                request,
+                model,
+                tokens: tokens.clone(),
+            })
+            .await?;
+        match answer {
+            Event::Text { text, .. } => Ok(text),
+            _ => Err(out_of_step().into()),
+        }
+    }
+
+    /// The prompt text that the model's chat template makes of a conversation.
+    pub async fn render_chat(&self, model: &str, chat: ChatPrompt) -> Result<String, FleetError> {
+        let answer = self
+            .ask(model, |request, model| Command::RenderChat {
+                request,
+                model,
+                chat: chat.clone(),
+            })
+            .await?;
+        match answer {
+            Event::Text { text, .. } => Ok(text),
+            _ => Err(out_of_step().into()),
+        }
+    }
+
+    /// Measures a model in a worker of its own, so that it does not disturb the running one (nor the other way round, but for the
+    /// machine that they share); `progress` hears (done, total) repetitions. If the caller goes away, the worker is killed.
+    pub async fn bench(
+        &self,
+        model: &str,
+        spec: BenchSpec,
+        mut progress: impl FnMut(u32, u32) + Send,
+    ) -> Result<BenchReport, FleetError> {
+        let shared = self.shared();
+        let _running = RunningBench::begin(shared)?;
+        let stored = loading::look_up(shared, model).await?;
+        let path = loading::first_file(&stored)?;
+        let measure = async {
+            let binary = shared.slot.binary(&shared.config).await?;
+            let worker = Worker::start(&binary.path, &shared.config, &shared.nursery).await?;
+            let report = ask_for_bench(&worker.connection, path, spec, &mut progress).await;
+            worker.stop().await;
+            report
+        };
+        let report = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => Err(Fault::ShuttingDown),
+            report = measure => report,
+        };
+        Ok(report?)
+    }
+
+    /// What the fleet does now.
+    pub async fn status(&self) -> FleetStatus {
+        let shared = self.shared();
+        let worker = shared.slot.running();
+        let activities = match &worker {
+            Some(worker) => activities(&worker.connection).await,
+            None => Vec::new(),
+        };
+        let workers = worker
+            .into_iter()
+            .filter(|worker| worker.connection.is_open())
+            .map(|worker| WorkerSummary {
+                hello: worker.hello.clone(),
+                started_at: worker.started_at,
+                restarts: shared.slot.restarts(),
+            })
+            .collect();
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let mut models: Vec<_> = shared
+            .state()
+            .residency
+            .iter()
+            .map(|(handle, resident)| ModelSummary {
+                name: resident.name.clone(),
+                state: match resident.stage {
+                    Stage::Queued => ModelState::Loading { progress: 0.0 },
+                    Stage::Loading { progress } => ModelState::Loading { progress },
+                    Stage::Ready | Stage::Unloading => ModelState::Ready,
+                },
+                loaded: resident.loaded().map(|loaded| (*loaded).clone()),
+                activity: activities
+                    .iter()
+                    .find(|activity| activity.model == handle)
+                    .cloned(),
+                requests: resident.requests,
+                expires_at: shared
+                    .config
+                    .keep_alive
+                    .and_then(|keep_alive| resident.expires_at(keep_alive))
+                    .map(|at| clock + at.saturating_duration_since(now)),
+            })
+            .collect();
+        models.sort_by(|one, other| one.name.cmp(&other.name));
+        FleetStatus { workers, models }
+    }
+
+    /// Where models are looked up.
+    pub fn store(&self) -> &aluco_model::Store {
+        &self.shared().config.store
+    }
+
+    /// Refuses new requests, lets running ones finish for at most `limit`, cancels the rest, ends all workers.
+    pub async fn shutdown(&self, limit: Duration) {
+        let shared = self.shared();
+        shared.state().is_shutting_down = true;
+        let deadline = tokio::time::Instant::now() + limit;
+        if timeout_at(deadline, self.idle()).await.is_err()
+            && let Some(worker) = shared.slot.running()
+        {
+            tracing::info!("requests that still run are cancelled");
+            worker.connection.cancel_all();
+            let _ = timeout(CANCEL_GRACE, self.idle()).await;
+        }
+        shared.stop.cancel();
+        if let Some(worker) = shared.slot.last() {
+            worker.stop().await;
+        }
+        shared.nursery.kill.cancel();
+        shared.nursery.keepers.close();
+        if timeout(REAP_GRACE, shared.nursery.keepers.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("the kernel has not yet been able to end a worker process");
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.0
+    }
+
+    /// Waits until nothing runs.
+    async fn idle(&self) {
+        let mut changed = self.shared().changed.subscribe();
+        loop {
+            let running = {
+                let state = self.shared().state();
+                state.residency.requests() + state.benches
+            };
+            if running == 0 || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One question about a loaded model, one answer.
+    async fn ask(
+        &self,
+        model: &str,
+        command: impl Fn(RequestId, ModelHandle) -> Command + Send,
+    ) -> Result<Event, FleetError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let Lease {
+                handle,
+                ready,
+                guard: _guard,
+            } = loading::acquire(self.shared(), model).await?;
+            match ready.connection.call(|request| command(request, handle)) {
+                Ok(mut replies) => return Ok(replies.next().await?),
+                Err(CallError::Closed) => {}
+                Err(CallError::Refused(failure)) => return Err(failure.into()),
+            }
+        }
+        Err(self.lost_again().await)
+    }
+
+    /// Workers died one after the other before they could take a request.
+    async fn lost_again(&self) -> FleetError {
+        let cause = match self.shared().slot.last() {
+            Some(worker) if !worker.connection.is_open() => {
+                worker.connection.ended().await.cause.clone()
+            }
+            _ => "it died again before it could take the request".to_owned(),
+        };
+        FleetError::WorkerLost { cause }
+    }
+}
+
+/// A measurement counts as something that runs.
+struct RunningBench(Arc<Shared>);
+
+impl RunningBench {
+    fn begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
+        shared.open_state()?.benches += 1;
+        Ok(Self(shared.clone()))
+    }
+}
+
+impl Drop for RunningBench {
+    fn drop(&mut self) {
+        self.0.state().benches -= 1;
+        self.0.notify();
+    }
+}
+
+async fn ask_for_bench(
+    connection: &Arc<Connection>,
+    path: std::path::PathBuf,
+    spec: BenchSpec,
+    progress: &mut (impl FnMut(u32, u32) + Send),
+) -> Result<BenchReport, Fault> {
+    let called = connection.call(|request| Command::Bench {
+        request,
+        path,
+        spec,
+    });
+    let mut replies = match called {
+        Ok(replies) => replies,
+        Err(CallError::Closed) => {
+            return Err(Fault::WorkerLost(connection.ended().await.cause.clone()));
+        }
+        Err(CallError::Refused(failure)) => return Err(Fault::Failed(failure)),
+    };
+    loop {
+        match replies.next().await? {
+            Event::BenchProgress { done, total, .. } => progress(done, total),
+            Event::Bench { report, .. } => return Ok(*report),
+            _ => return Err(out_of_step()),
+        }
+    }
+}
+
+/// What the worker says it does; nothing if it does not say so in time.
+async fn activities(connection: &Arc<Connection>) -> Vec<ModelActivity> {
+    let Ok(mut replies) = connection.call(|request| Command::Status { request }) else {
+        return Vec::new();
+    };
+    match timeout(STATUS_TIMEOUT, replies.next()).await {
+        Ok(Ok(Event::Status { status, .. })) => status.models,
+        _ => Vec::new(),
+    }
+}

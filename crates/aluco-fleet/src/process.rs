@@ -1,0 +1,322 @@
+//! One worker process, from its start to its reaping.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::Path,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::UnixStream,
+    process::{Child, ChildStderr, Command},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a worker that closed its socket may take to exit by itself.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take to end a killed process. A process that hangs in a driver takes longer; then it is reaped later.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the last bytes of a dead worker's socket and standard error are waited for. They are there already, unless a child of
+/// the worker holds the other end.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Lines of standard error that are kept.
+const TAIL_LINES_MAX: usize = 40;
+
+/// Lines of standard error that go into the cause of a death.
+const CAUSE_LINES_MAX: usize = 8;
+
+/// Longer lines are cut into pieces.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// A fresh process and the supervisor's ends of its streams.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) socket: UnixStream,
+    pub(crate) stderr: ChildStderr,
+}
+
+/// Starts a worker with one end of a fresh socket as its standard input.
+pub(crate) fn spawn(binary: &Path) -> io::Result<Process> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    // The command owns the worker's end and closes our copy of it when it goes out of scope; only then does the end of the
+    // process end the stream.
+    let mut command = command(binary, "serve");
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+    let mut child = command.spawn()?;
+    let stderr = child.stderr.take().expect("standard error is piped");
+    Ok(Process {
+        child,
+        socket: UnixStream::from_std(ours)?,
+        stderr,
+    })
+}
+
+/// What `serve` and `probe` have in common: a group of its own, so that a terminal's Ctrl-C reaches only the supervisor, and no
+/// debugger at an abort.
+pub(crate) fn command(binary: &Path, verb: &str) -> Command {
+    let mut command = Command::new(binary);
+    command
+        .arg(verb)
+        .env("GGML_NO_BACKTRACE", "1")
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+/// What the keeper of a process is told.
+#[derive(Debug)]
+pub(crate) enum Control {
+    /// Ask it to go, by SIGTERM.
+    Terminate,
+    /// End it now, for this reason.
+    Kill(String),
+}
+
+/// How the way up ended.
+#[derive(Debug)]
+pub(crate) enum ReadEnd {
+    /// Between two frames.
+    Closed,
+    /// In any other way.
+    Broken(String),
+}
+
+/// The tasks around a process.
+pub(crate) struct Surroundings {
+    /// Reads frames.
+    pub(crate) reader: JoinHandle<ReadEnd>,
+    /// Reads standard error.
+    pub(crate) stderr: JoinHandle<()>,
+    /// What standard error said.
+    pub(crate) tail: Arc<Mutex<LineTail>>,
+    /// Orders. When all senders are gone, nobody needs the process any more.
+    pub(crate) control: mpsc::UnboundedReceiver<Control>,
+    /// The whole fleet goes down.
+    pub(crate) kill: CancellationToken,
+}
+
+/// Waits for the end of a process, or brings it about; gives the cause. `on_ending` runs as soon as the end is certain, before the
+/// process is reaped.
+pub(crate) async fn keep(
+    mut child: Child,
+    mut around: Surroundings,
+    on_ending: impl FnOnce(),
+) -> String {
+    let mut verdict = None;
+    let mut reader_is_done = false;
+    loop {
+        tokio::select! {
+            _ = child.wait() => break,
+            end = &mut around.reader => {
+                reader_is_done = true;
+                if let Ok(ReadEnd::Broken(reason)) = end {
+                    verdict = Some(reason);
+                }
+                break;
+            }
+            order = around.control.recv() => match order {
+                Some(Control::Terminate) => signal(&child, Signal::TERM),
+                Some(Control::Kill(reason)) => {
+                    verdict = Some(reason);
+                    break;
+                }
+                None => {
+                    verdict = Some("nobody needed it any more".to_owned());
+                    break;
+                }
+            },
+            () = around.kill.cancelled() => {
+                verdict = Some("the server is shutting down".to_owned());
+                break;
+            }
+        }
+    }
+    on_ending();
+    if verdict.is_none() && timeout(EXIT_GRACE, child.wait()).await.is_err() {
+        verdict = Some("it closed its socket without exiting".to_owned());
+    }
+    signal(&child, Signal::KILL);
+    let status = timeout(KILL_GRACE, child.wait()).await;
+    if !reader_is_done {
+        let _ = timeout(DRAIN_GRACE, &mut around.reader).await;
+        around.reader.abort();
+    }
+    let _ = timeout(DRAIN_GRACE, &mut around.stderr).await;
+    around.stderr.abort();
+    let ending = match (verdict, status) {
+        (Some(verdict), Ok(_)) => format!("{verdict}, and was killed"),
+        (None, Ok(Ok(status))) => describe(status),
+        (None, Ok(Err(error))) => format!("its exit status cannot be read: {error}"),
+        (verdict, Err(_)) => {
+            tokio::spawn(async move { child.wait().await });
+            let verdict = verdict.unwrap_or_else(|| "it ended".to_owned());
+            format!("{verdict}, and the kernel has not yet been able to kill it")
+        }
+    };
+    let tail = around.tail.lock().unwrap_or_else(PoisonError::into_inner);
+    match tail.last_words() {
+        Some(words) => format!("{ending}; its last words: {words}"),
+        None => ending,
+    }
+}
+
+/// Signals the process and what it started, if it is not reaped yet.
+fn signal(child: &Child, signal: Signal) {
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// An exit status in words.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    if let Some(code) = status.code() {
+        return format!("it exited with status {code}");
+    }
+    let number = status.signal().unwrap_or(0);
+    let name = match Signal::from_named_raw(number) {
+        Some(Signal::ABORT) => "SIGABRT (an assertion of the engine failed)",
+        Some(Signal::SEGV) => "SIGSEGV (invalid memory access)",
+        Some(Signal::BUS) => {
+            "SIGBUS (memory that cannot be read: a truncated file, or a device fault)"
+        }
+        Some(Signal::ILL) => "SIGILL (an instruction that this CPU does not have)",
+        Some(Signal::FPE) => "SIGFPE (arithmetic error)",
+        Some(Signal::KILL) => "SIGKILL (by hand, or by the kernel when memory ran out)",
+        Some(Signal::TERM) => "SIGTERM",
+        Some(Signal::INT) => "SIGINT",
+        Some(Signal::HUP) => "SIGHUP",
+        Some(Signal::QUIT) => "SIGQUIT",
+        Some(Signal::TRAP) => "SIGTRAP",
+        Some(Signal::PIPE) => "SIGPIPE",
+        _ => return format!("it was ended by signal {number}"),
+    };
+    format!("it was ended by {name}")
+}
+
+/// Reads standard error to its end; each line becomes a log event.
+pub(crate) async fn read_stderr(mut stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<LineTail>>) {
+    let mut buffer = vec![0; 8192];
+    loop {
+        let bytes = stderr.read(&mut buffer).await.unwrap_or(0);
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = |line: &str| tracing::warn!(target: "aluco::worker", "{line}");
+        if bytes == 0 {
+            tail.finish(log);
+            return;
+        }
+        tail.push(&buffer[..bytes], log);
+    }
+}
+
+/// The last lines of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct LineTail {
+    lines: VecDeque<String>,
+    partial: Vec<u8>,
+}
+
+impl LineTail {
+    /// Adds bytes in the order of their arrival; `each` hears every complete line.
+    pub(crate) fn push(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.end_line(&mut each);
+            } else {
+                self.partial.push(byte);
+                if self.partial.len() == LINE_BYTES_MAX {
+                    self.end_line(&mut each);
+                }
+            }
+        }
+    }
+
+    /// The stream is over; what is left is a line.
+    pub(crate) fn finish(&mut self, mut each: impl FnMut(&str)) {
+        self.end_line(&mut each);
+    }
+
+    /// The last few lines in one.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let skip = self.lines.len().saturating_sub(CAUSE_LINES_MAX);
+        let lines: Vec<_> = self.lines.iter().skip(skip).map(String::as_str).collect();
+        (!lines.is_empty()).then(|| lines.join(" | "))
+    }
+
+    fn end_line(&mut self, each: &mut impl FnMut(&str)) {
+        let line = String::from_utf8_lossy(&self.partial).trim().to_owned();
+        self.partial.clear();
+        if line.is_empty() {
+            return;
+        }
+        each(&line);
+        if self.lines.len() == TAIL_LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_statuses_and_signals_are_put_into_words() {
+        assert_eq!(
+            describe(ExitStatus::from_raw(3 << 8)),
+            "it exited with status 3"
+        );
+        assert_eq!(
+            describe(ExitStatus::from_raw(11)),
+            "it was ended by SIGSEGV (invalid memory access)"
+        );
+        assert_eq!(
+            describe(ExitStatus::from_raw(63)),
+            "it was ended by signal 63"
+        );
+    }
+
+    #[test]
+    fn the_tail_keeps_the_last_lines_and_is_bounded() {
+        let mut tail = LineTail::default();
+        let mut heard = 0;
+        for line in 0..1000 {
+            tail.push(format!("line {line}\n\n").as_bytes(), |_| heard += 1);
+        }
+        tail.push(b"the end", |_| heard += 1);
+        tail.finish(|_| heard += 1);
+        assert_eq!(heard, 1001);
+        assert_eq!(tail.lines.len(), TAIL_LINES_MAX);
+        let words = tail.last_words().unwrap();
+        assert!(words.ends_with("line 998 | line 999 | the end"), "{words}");
+        assert_eq!(words.split(" | ").count(), CAUSE_LINES_MAX);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_cut_rather_than_kept_whole() {
+        let mut tail = LineTail::default();
+        tail.push(&vec![b'x'; 1_000_000], |line| {
+            assert_eq!(line.len(), LINE_BYTES_MAX);
+        });
+        assert!(tail.partial.len() < LINE_BYTES_MAX);
+        assert_eq!(tail.lines.len(), TAIL_LINES_MAX);
+    }
+}

@@ -1,0 +1,100 @@
+//! What all handles and tasks of one fleet share.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use aluco_proto::ModelHandle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{FleetConfig, error::Fault, residency::Residency, slot::Slot, worker::Nursery};
+
+/// The state of a fleet.
+pub(crate) struct Shared {
+    pub(crate) config: FleetConfig,
+    pub(crate) slot: Slot,
+    pub(crate) nursery: Nursery,
+    /// Cancelled when loads, starts and measurements must be given up.
+    pub(crate) stop: CancellationToken,
+    /// Told of every change that somebody could wait for.
+    pub(crate) changed: watch::Sender<()>,
+    state: Mutex<State>,
+}
+
+/// What changes; held for moments only, never across an await.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) residency: Residency,
+    /// Measurements that run.
+    pub(crate) benches: usize,
+    pub(crate) is_shutting_down: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(config: FleetConfig, nursery: Nursery) -> Self {
+        Self {
+            slot: Slot::new(&config),
+            config,
+            nursery,
+            stop: CancellationToken::new(),
+            changed: watch::Sender::new(()),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The state, without the models of dead workers.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.residency.remove_dead();
+        state
+    }
+
+    /// The state, unless the fleet is shutting down.
+    pub(crate) fn open_state(&self) -> Result<MutexGuard<'_, State>, Fault> {
+        let state = self.state();
+        if state.is_shutting_down || self.stop.is_cancelled() {
+            return Err(Fault::ShuttingDown);
+        }
+        Ok(state)
+    }
+
+    /// Wakes all who wait for a change.
+    pub(crate) fn notify(&self) {
+        self.changed.send_replace(());
+    }
+}
+
+/// Handles own the fleet through this; when the last one goes, so do all tasks and processes.
+pub(crate) struct Owner(pub(crate) Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.nursery.kill.cancel();
+    }
+}
+
+/// One request in flight, counted until this is dropped.
+pub(crate) struct RequestGuard {
+    shared: Arc<Shared>,
+    handle: ModelHandle,
+}
+
+impl RequestGuard {
+    /// For a request that [`crate::residency::Resident::admit`] has counted in.
+    pub(crate) fn new(shared: Arc<Shared>, handle: ModelHandle) -> Self {
+        Self { shared, handle }
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        if let Some(resident) = self.shared.state().residency.get_mut(self.handle) {
+            resident.requests -= 1;
+            resident.idle_since = Instant::now();
+        }
+        self.shared.notify();
+    }
+}

@@ -1,0 +1,199 @@
+//! A running worker: its process, its connection, and the tasks that keep both.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, SystemTime},
+};
+
+use aluco_proto::{Command, PROTOCOL_VERSION, WorkerHello};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use crate::{
+    FleetConfig,
+    connection::{self, Connection},
+    error::Fault,
+    heartbeat::{Heart, Verdict},
+    process::{self, Control, LineTail, Surroundings},
+};
+
+/// How long a worker may take to obey [`Command::Shutdown`].
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a worker may take to obey SIGTERM.
+const TERMINATE_GRACE: Duration = Duration::from_secs(1);
+
+/// A running worker. Dropping it kills the process.
+pub(crate) struct Worker {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) hello: WorkerHello,
+    pub(crate) started_at: SystemTime,
+    control: mpsc::UnboundedSender<Control>,
+}
+
+/// What all workers of a fleet share.
+#[derive(Debug, Clone)]
+pub(crate) struct Nursery {
+    /// Cancelled when all processes must go at once.
+    pub(crate) kill: CancellationToken,
+    /// Waits for the reaping of all processes.
+    pub(crate) keepers: TaskTracker,
+}
+
+impl Worker {
+    /// Starts a worker and exchanges hellos with it. If the caller goes away meanwhile, so does the process.
+    pub(crate) async fn start(
+        binary: &Path,
+        config: &FleetConfig,
+        nursery: &Nursery,
+    ) -> Result<Self, Fault> {
+        let process::Process {
+            child,
+            socket,
+            stderr,
+        } = process::spawn(binary).map_err(|error| {
+            Fault::NoWorker(format!("{} cannot be started: {error}", binary.display()))
+        })?;
+        let started_at = SystemTime::now();
+        let span = tracing::info_span!(target: "aluco::worker", "worker", pid = child.id());
+        let (connection, frames) = Connection::new();
+        let (read_half, write_half) = socket.into_split();
+        let (control, control_receiver) = mpsc::unbounded_channel();
+        let tail = Arc::new(Mutex::new(LineTail::default()));
+        tokio::spawn(connection::write(write_half, frames));
+        let around = Surroundings {
+            reader: tokio::spawn(
+                connection::read(read_half, connection.clone()).instrument(span.clone()),
+            ),
+            stderr: tokio::spawn(
+                process::read_stderr(stderr, tail.clone()).instrument(span.clone()),
+            ),
+            tail,
+            control: control_receiver,
+            kill: nursery.kill.clone(),
+        };
+        let kept = connection.clone();
+        nursery.keepers.spawn(
+            async move {
+                let cause = process::keep(child, around, || kept.ending()).await;
+                tracing::info!(cause, "the worker ended");
+                kept.end(cause);
+            }
+            .instrument(span.clone()),
+        );
+
+        let refused = connection.send(&Command::Hello {
+            protocol: PROTOCOL_VERSION,
+        });
+        debug_assert!(refused.is_ok(), "a hello fits into a frame");
+        let hello = tokio::select! {
+            biased;
+            hello = timeout(config.hello_timeout, connection.hello()) => hello,
+            death = connection.ended() => return Err(Fault::WorkerLost(death.cause.clone())),
+        };
+        let kill = |reason: String| {
+            let _ = control.send(Control::Kill(reason));
+        };
+        let hello = match hello {
+            Ok(hello) if hello.protocol == PROTOCOL_VERSION => hello.clone(),
+            Ok(hello) => {
+                kill(format!(
+                    "{} speaks protocol {}, this supervisor {PROTOCOL_VERSION} (install both from one build)",
+                    binary.display(),
+                    hello.protocol
+                ));
+                return Err(Fault::WorkerLost(connection.ended().await.cause.clone()));
+            }
+            Err(_) => {
+                kill(format!(
+                    "it did not say hello within {} s",
+                    config.hello_timeout.as_secs_f64()
+                ));
+                return Err(Fault::WorkerLost(connection.ended().await.cause.clone()));
+            }
+        };
+        let heart = Heart::new(
+            config.heartbeat_interval,
+            config.heartbeat_timeout,
+            config.stall_timeout,
+        );
+        tokio::spawn(
+            watch_over(
+                Arc::downgrade(&connection),
+                control.downgrade(),
+                heart,
+                config.heartbeat_interval,
+            )
+            .instrument(span.clone()),
+        );
+        span.in_scope(|| {
+            tracing::info!(
+                backend = %hello.backend,
+                engine = hello.engine_build,
+                cpu_level = hello.cpu_level,
+                "a worker started"
+            );
+        });
+        Ok(Self {
+            connection,
+            hello,
+            started_at,
+            control,
+        })
+    }
+
+    /// Ends the process: by asking, by SIGTERM, by SIGKILL. Comes back when it is reaped.
+    pub(crate) async fn stop(&self) {
+        let _ = self.connection.send(&Command::Shutdown);
+        if timeout(SHUTDOWN_GRACE, self.connection.ended())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        let _ = self.control.send(Control::Terminate);
+        if timeout(TERMINATE_GRACE, self.connection.ended())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        let _ = self.control.send(Control::Kill(
+            "it did not end when it was asked to".to_owned(),
+        ));
+        self.connection.ended().await;
+    }
+}
+
+/// Pings until the connection is over, and has the process killed when its heart stops.
+async fn watch_over(
+    connection: Weak<Connection>,
+    control: mpsc::WeakUnboundedSender<Control>,
+    mut heart: Heart,
+    every: Duration,
+) {
+    let mut ticks = interval(every.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(connection) = connection.upgrade().filter(|it| it.is_open()) else {
+            return;
+        };
+        match heart.beat(connection.pulse()) {
+            Verdict::Ping { sequence } => {
+                let _ = connection.send(&Command::Ping { sequence });
+            }
+            Verdict::Dead(reason) => {
+                if let Some(control) = control.upgrade() {
+                    let _ = control.send(Control::Kill(reason));
+                }
+                return;
+            }
+        }
+    }
+}

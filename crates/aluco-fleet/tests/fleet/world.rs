@@ -1,0 +1,142 @@
+//! A folder with made-up models, and a fleet over it.
+
+use std::{path::PathBuf, time::Duration};
+
+use aluco_fake_worker::Script;
+use aluco_fleet::{
+    Fleet, FleetConfig, Generation,
+    proto::{Failure, GenerationEvent, GenerationSpec, Prompt, Sampling},
+};
+use aluco_model::{Store, StoreConfig};
+use tempfile::TempDir;
+
+/// Nothing in these tests may take longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) config: FleetConfig,
+}
+
+impl World {
+    /// A fleet with the fake worker, and with heartbeats and back-off fast enough for tests.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(StoreConfig {
+            hub_cache: folder.path().join("hub"),
+            models: folder.path().join("models"),
+        });
+        let config = FleetConfig {
+            worker_binary: Some(aluco_fake_worker::binary()),
+            heartbeat_interval: Duration::from_millis(100),
+            heartbeat_timeout: Duration::from_secs(10),
+            restart_backoff: Duration::from_millis(20),
+            ..FleetConfig::new(store)
+        };
+        Self { folder, config }
+    }
+
+    pub(crate) fn fleet(&self) -> Fleet {
+        Fleet::new(self.config.clone())
+    }
+
+    /// Writes a model that does what the script says, and gives its name.
+    pub(crate) fn model(&self, name: &str, script: &Script) -> String {
+        let path = self.path(&format!("{name}.gguf"));
+        let script = Script {
+            journal: Some(self.path(&format!("{name}.journal"))),
+            ..script.clone()
+        };
+        script.write(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// What happened to a model so far, in the words of the worker.
+    pub(crate) fn journal(&self, name: &str) -> Vec<String> {
+        std::fs::read_to_string(self.path(&format!("{name}.journal")))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+}
+
+/// Plain text, one choice, seed 1.
+pub(crate) fn spec(prompt: &str) -> GenerationSpec {
+    GenerationSpec {
+        prompt: Prompt::Text(prompt.to_owned()),
+        sampling: Sampling {
+            seed: Some(1),
+            ..Sampling::default()
+        },
+        choices: 1,
+        tokens_max: None,
+        stop: Vec::new(),
+        logprobs: None,
+    }
+}
+
+/// All events to the end.
+pub(crate) async fn events(mut generation: Generation) -> Vec<GenerationEvent> {
+    let mut events = Vec::new();
+    while let Some(event) = within(generation.next()).await {
+        events.push(event);
+    }
+    events
+}
+
+/// The text of the first choice.
+pub(crate) fn text(events: &[GenerationEvent]) -> String {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            GenerationEvent::Delta {
+                choice: 0, text, ..
+            } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The failure that ends the events.
+pub(crate) fn failure(events: &[GenerationEvent]) -> &Failure {
+    match events.last() {
+        Some(GenerationEvent::Failed(failure)) => failure,
+        other => panic!("ended by {other:?}"),
+    }
+}
+
+/// Waits for something that must come soon.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("this takes too long")
+}
+
+/// Looks until something outside of this process is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// Process id of the one running worker.
+pub(crate) async fn worker_pid(fleet: &Fleet) -> u32 {
+    let status = within(fleet.status()).await;
+    assert_eq!(status.workers.len(), 1, "{status:?}");
+    status.workers[0].hello.pid
+}
+
+/// True while a process exists, be it as a zombie.
+pub(crate) fn exists(pid: u32) -> bool {
+    PathBuf::from(format!("/proc/{pid}")).exists()
+}
