@@ -1,0 +1,433 @@
+//! The command line as types. Flags that set configuration come from the table of keys, so help and configuration cannot disagree.
+
+mod bench_shorts;
+mod overrides;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use bench_shorts::expand;
+pub(crate) use overrides::{Client, Overrides, Running, Serving, Storing};
+
+use crate::config::Given;
+
+/// Local AI for AMD Strix Halo and other machines whose CPU and GPU share memory.
+#[derive(Debug, Parser)]
+#[command(
+    name = "aluco",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Start with:  aluco pull smollm2:135m  and then  aluco run smollm2:135m"
+)]
+pub(crate) struct Cli {
+    /// Configuration file to read instead of the user's own
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Chat with a model, or ask it one question
+    Run(RunArgs),
+    /// Serve models over HTTP
+    Serve(ServeArgs),
+    /// Show the models that a running server holds
+    Ps(PsArgs),
+    /// Unload a model, or stop the server
+    Stop(StopArgs),
+    /// Download a model
+    Pull(PullArgs),
+    /// Take a GGUF file into the model store
+    Import(ImportArgs),
+    /// List the models on this machine
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show what a model is
+    Show(ShowArgs),
+    /// Delete models from this machine
+    Rm(RmArgs),
+    /// Measure prefill and decode as llama-bench does
+    Bench(BenchArgs),
+    /// Show the configuration and where each value came from
+    Config(ConfigArgs),
+    /// Write a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(ManArgs),
+    /// Show the versions of Aluco and of its worker
+    Version(VersionArgs),
+}
+
+impl Command {
+    /// The configuration that its flags give.
+    pub(crate) fn given(&self) -> &[Given] {
+        match self {
+            Self::Run(args) => &args.overrides.given,
+            Self::Serve(args) => &args.overrides.given,
+            Self::Ps(args) => &args.overrides.given,
+            Self::Stop(args) => &args.overrides.given,
+            Self::Pull(args) => &args.overrides.given,
+            Self::Import(args) => &args.overrides.given,
+            Self::List(args) => &args.overrides.given,
+            Self::Show(args) => &args.overrides.given,
+            Self::Rm(args) => &args.overrides.given,
+            Self::Bench(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Version(_) => &[],
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco run smollm2:135m                            chat; /help shows what you can do
+  aluco run smollm2:135m \"why is the sky blue?\"     one answer
+  git diff | aluco run smollm2:135m \"review this\"   the question, then what is piped in")]
+pub(crate) struct RunArgs {
+    /// Model: a name, a Hugging Face repository, or a file
+    pub(crate) model: String,
+    /// What to ask; without it, and on a terminal, a conversation begins
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Vec<String>,
+    /// Instructions that stand before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Always write the line of figures, also where standard error is no terminal
+    #[arg(long, overrides_with = "no_stats")]
+    pub(crate) stats: bool,
+    /// Never write the line of figures
+    #[arg(long, overrides_with = "stats")]
+    pub(crate) no_stats: bool,
+    /// Write the answer and its figures as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Running>,
+}
+
+/// How tokens are chosen. What is not given is left to the server.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f32>,
+    /// Keep the likeliest tokens whose probabilities sum to this
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) top_p: Option<f32>,
+    /// Keep this many of the likeliest tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<u32>,
+    /// Drop tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) min_p: Option<f32>,
+    /// Makes the answer repeatable
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u32>,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// Text that ends the answer; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco serve                                        http://127.0.0.1:13313
+  aluco serve --model smollm2:135m --keep-alive forever
+  ALUCO_API_KEY=secret aluco serve --host 0.0.0.0    for the network; needs a key")]
+pub(crate) struct ServeArgs {
+    /// Model to load at once; may be given more than once
+    #[arg(long = "model", value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Serving>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  aluco ps")]
+pub(crate) struct PsArgs {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Client>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco stop smollm2:135m    free the memory of this model
+  aluco stop                 stop the server")]
+pub(crate) struct StopArgs {
+    /// Model to unload; without it the server stops
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Client>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco pull smollm2:135m
+  aluco pull unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M")]
+pub(crate) struct PullArgs {
+    /// Model: a name of the catalogue, or a Hugging Face repository with a quantisation
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Storing>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco import ./my-model-Q4_K_M.gguf
+  aluco import ./download.gguf --name my-model:q4 --move")]
+pub(crate) struct ImportArgs {
+    /// GGUF file; any part of a split model
+    pub(crate) file: PathBuf,
+    /// What to call it; by default a name made from the file's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Copy the file
+    #[arg(long, group = "how")]
+    pub(crate) copy: bool,
+    /// Only refer to the file, which has to stay where it is
+    #[arg(long, group = "how")]
+    pub(crate) link: bool,
+    /// Delete the file once it is imported
+    #[arg(long = "move", group = "how")]
+    pub(crate) move_file: bool,
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Storing>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  aluco list")]
+pub(crate) struct ListArgs {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Storing>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco show smollm2:135m
+  aluco show ./my-model-Q4_K_M.gguf --json")]
+pub(crate) struct ShowArgs {
+    /// Model: a name, a Hugging Face repository, or a file
+    pub(crate) model: String,
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Storing>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  aluco rm smollm2:135m")]
+pub(crate) struct RmArgs {
+    /// Models to delete
+    #[arg(required = true, value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Storing>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Flags that take a list accept several values, as in `-p 512,2048`, and ranges, as in `-d 0-8192+4096` or `-p 128-1024*2`.
+llama-bench's short flags are understood: -ub, -ctk, -ctv, -fa, -ngl, -pg.
+
+Examples:
+  aluco bench smollm2:135m
+  aluco bench smollm2:135m -p 512,4096 -n 0 -fa 0,1 -r 3
+  aluco bench smollm2:135m --json > result.json")]
+pub(crate) struct BenchArgs {
+    /// Model: a name, a Hugging Face repository, or a file
+    pub(crate) model: String,
+    /// Prompt tokens to prefill
+    #[arg(short = 'p', long, value_name = "LIST", default_value = "512")]
+    pub(crate) n_prompt: Vec<String>,
+    /// Tokens to decode
+    #[arg(short = 'n', long, value_name = "LIST", default_value = "128")]
+    pub(crate) n_gen: Vec<String>,
+    /// A prefill and a decode in one test, as in 512,128 [llama-bench: -pg]
+    #[arg(long, value_name = "PP,TG")]
+    pub(crate) prompt_gen: Vec<String>,
+    /// Tokens that are in the context before the clock starts
+    #[arg(short = 'd', long, value_name = "LIST", default_value = "0")]
+    pub(crate) n_depth: Vec<String>,
+    /// Threads of the CPU backend; by default the worker decides
+    #[arg(short = 't', long, value_name = "LIST")]
+    pub(crate) threads: Vec<String>,
+    /// Most tokens in one batch
+    #[arg(
+        short = 'b',
+        long,
+        alias = "batch",
+        value_name = "LIST",
+        default_value = "2048"
+    )]
+    pub(crate) batch_size: Vec<String>,
+    /// Most tokens in one step of the device [llama-bench: -ub]
+    #[arg(
+        long,
+        alias = "micro-batch",
+        value_name = "LIST",
+        default_value = "512"
+    )]
+    pub(crate) ubatch_size: Vec<String>,
+    /// Element types of the K cache [llama-bench: -ctk]
+    #[arg(
+        long,
+        alias = "kv-type-k",
+        value_name = "LIST",
+        default_value = "f16",
+        value_delimiter = ','
+    )]
+    pub(crate) cache_type_k: Vec<String>,
+    /// Element types of the V cache [llama-bench: -ctv]
+    #[arg(
+        long,
+        alias = "kv-type-v",
+        value_name = "LIST",
+        default_value = "f16",
+        value_delimiter = ','
+    )]
+    pub(crate) cache_type_v: Vec<String>,
+    /// Fused attention: auto, 0 or 1 [llama-bench: -fa]
+    #[arg(
+        long,
+        alias = "flash-attention",
+        value_name = "LIST",
+        default_value = "auto",
+        value_delimiter = ','
+    )]
+    pub(crate) flash_attn: Vec<String>,
+    /// Layers on the GPU; by default all [llama-bench: -ngl]
+    #[arg(long, alias = "gpu-layers", value_name = "LIST")]
+    pub(crate) n_gpu_layers: Vec<String>,
+    /// Measured repetitions of each test
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repetitions: u32,
+    /// No unmeasured run before each test
+    #[arg(long)]
+    pub(crate) no_warmup: bool,
+    /// Form of the result
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: BenchFormat,
+    /// The same as --output json
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// What computes: auto, cpu, vulkan or rocm
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Worker binary to use instead of the best one beside aluco
+    #[arg(long, value_name = "FILE")]
+    pub(crate) worker: Option<PathBuf>,
+}
+
+/// Forms of a bench's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchFormat {
+    /// A table that fits a terminal
+    Table,
+    /// One JSON array
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// Comma-separated values
+    Csv,
+    /// llama-bench's markdown table
+    Md,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco config          every value and where it came from
+  aluco config path     the file to edit
+  aluco config keys     every key, its variables and what it means")]
+pub(crate) struct ConfigArgs {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) topic: Option<ConfigTopic>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigTopic {
+    /// Where the configuration file is
+    Path,
+    /// Every key, its variables and what it means
+    Keys,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:  aluco completions bash > ~/.local/share/bash-completion/completions/aluco"
+)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  aluco man ~/.local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// Folder for one page per command; without it aluco(1) goes to standard output
+    pub(crate) folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:  aluco version")]
+pub(crate) struct VersionArgs {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_help().to_string();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+}

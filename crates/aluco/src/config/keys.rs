@@ -1,0 +1,560 @@
+//! The one table of configuration keys. The file, the environment, the flags, their help and `aluco config` all read it.
+
+use std::net::IpAddr;
+
+use aluco_proto::{Backend, FlashAttention, KvType, WeightLoading};
+use serde_json::{Value, json};
+
+use super::{LogFormat, Raw, Settings, units};
+
+/// What a key is about; commands take the parts that concern them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Where the server listens.
+    Listen,
+    /// How to reach a server.
+    Connection,
+    /// Where models lie and come from.
+    Store,
+    /// How a model is loaded.
+    Engine,
+    /// How many models and requests.
+    Fleet,
+    /// The log.
+    Log,
+}
+
+impl Part {
+    /// Heading in the help.
+    pub(crate) fn heading(self) -> &'static str {
+        match self {
+            Self::Listen => "Listening",
+            Self::Connection => "Connection",
+            Self::Store => "Model store",
+            Self::Engine => "Engine",
+            Self::Fleet => "Models and requests",
+            Self::Log => "Log",
+        }
+    }
+}
+
+/// One configuration key.
+pub(crate) struct Key {
+    /// Name in the file; with `-` for `_`, the flag.
+    pub(crate) name: &'static str,
+    /// The flag, if it is another or none (empty).
+    flag: Option<&'static str>,
+    /// Its own environment variable.
+    pub(crate) env: &'static str,
+    /// Variables of Ollama and Hugging Face that are read too, below its own.
+    pub(crate) aliases: &'static [&'static str],
+    /// Stands for the value in the help.
+    pub(crate) value_name: &'static str,
+    /// One line for the help.
+    pub(crate) help: &'static str,
+    /// What it is about.
+    pub(crate) part: Part,
+    /// The flag may be given more than once.
+    pub(crate) repeated: bool,
+    /// Never shown.
+    pub(crate) secret: bool,
+    /// Takes a value.
+    pub(crate) set: fn(&mut Settings, &Raw) -> Result<(), String>,
+    /// Shows the value, in a form that the file takes.
+    pub(crate) get: fn(&Settings) -> Value,
+}
+
+impl Key {
+    /// The name of its flag, without the dashes.
+    pub(crate) fn flag(&self) -> Option<String> {
+        match self.flag {
+            Some("") => None,
+            Some(flag) => Some(flag.to_owned()),
+            None => Some(self.name.replace('_', "-")),
+        }
+    }
+}
+
+/// The number of a key in [`KEYS`].
+pub(crate) fn index_of(name: &str) -> Option<usize> {
+    KEYS.iter().position(|key| key.name == name)
+}
+
+/// The KV types by name.
+pub(crate) const KV_TYPES: [(&str, KvType); 8] = [
+    ("f16", KvType::F16),
+    ("bf16", KvType::Bf16),
+    ("f32", KvType::F32),
+    ("q8_0", KvType::Q8_0),
+    ("q5_1", KvType::Q5_1),
+    ("q5_0", KvType::Q5_0),
+    ("q4_1", KvType::Q4_1),
+    ("q4_0", KvType::Q4_0),
+];
+
+const BACKENDS: [(&str, Option<Backend>); 4] = [
+    ("auto", None),
+    ("cpu", Some(Backend::Cpu)),
+    ("vulkan", Some(Backend::Vulkan)),
+    ("rocm", Some(Backend::Rocm)),
+];
+
+const WEIGHT_LOADING: [(&str, WeightLoading); 4] = [
+    ("auto", WeightLoading::Auto),
+    ("mmap", WeightLoading::Mmap),
+    ("read", WeightLoading::Read),
+    ("direct", WeightLoading::DirectIo),
+];
+
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const U32_MAX: u64 = u32::MAX as u64;
+
+/// A key without aliases, flag of the same name, given once and no secret: what most are.
+const PLAIN: Key = Key {
+    name: "",
+    flag: None,
+    env: "",
+    aliases: &[],
+    value_name: "",
+    help: "",
+    part: Part::Engine,
+    repeated: false,
+    secret: false,
+    set: |_, _| Ok(()),
+    get: |_| Value::Null,
+};
+
+/// All keys, in the order in which they are shown.
+pub(crate) static KEYS: &[Key] = &[
+    Key {
+        name: "host",
+        env: "ALUCO_HOST",
+        aliases: &["OLLAMA_HOST"],
+        value_name: "ADDRESS",
+        help: "Address to listen on; anything but loopback needs an API key",
+        part: Part::Listen,
+        set: |settings, raw| {
+            let host = raw.text()?;
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            if bare != "localhost" && bare.parse::<IpAddr>().is_err() {
+                return Err(format!(
+                    "expected an IP address or \"localhost\", found \"{host}\""
+                ));
+            }
+            bare.clone_into(&mut settings.host);
+            Ok(())
+        },
+        get: |settings| json!(settings.host),
+        ..PLAIN
+    },
+    Key {
+        name: "port",
+        env: "ALUCO_PORT",
+        aliases: &["OLLAMA_HOST"],
+        value_name: "PORT",
+        help: "Port to listen on; 0 takes a free one",
+        part: Part::Listen,
+        set: |settings, raw| {
+            settings.port = raw.count(0..=65_535)? as u16;
+            Ok(())
+        },
+        get: |settings| json!(settings.port),
+        ..PLAIN
+    },
+    Key {
+        name: "url",
+        env: "ALUCO_URL",
+        aliases: &["OLLAMA_HOST"],
+        value_name: "URL",
+        help: "Server to talk to; by default the one at host and port",
+        part: Part::Connection,
+        set: |settings, raw| {
+            let url = raw.text()?;
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(format!(
+                    "expected a URL such as \"http://127.0.0.1:13313\", found \"{url}\""
+                ));
+            }
+            settings.url = Some(url.trim_end_matches('/').to_owned());
+            Ok(())
+        },
+        get: |settings| json!(settings.server_url()),
+        ..PLAIN
+    },
+    Key {
+        name: "api_keys",
+        flag: Some("api-key"),
+        env: "ALUCO_API_KEY",
+        value_name: "KEY",
+        help: "Key that clients must send; may be given more than once",
+        part: Part::Connection,
+        repeated: true,
+        secret: true,
+        set: |settings, raw| {
+            settings.api_keys = raw.list()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.api_keys),
+        ..PLAIN
+    },
+    Key {
+        name: "models_folder",
+        env: "ALUCO_MODELS_FOLDER",
+        aliases: &["OLLAMA_MODELS"],
+        value_name: "FOLDER",
+        help: "Where imported models lie",
+        part: Part::Store,
+        set: |settings, raw| {
+            settings.models_folder = raw.path()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.models_folder),
+        ..PLAIN
+    },
+    Key {
+        name: "hub_cache",
+        env: "ALUCO_HUB_CACHE",
+        aliases: &["HF_HUB_CACHE", "HF_HOME"],
+        value_name: "FOLDER",
+        help: "The Hugging Face cache, where pulled models lie",
+        part: Part::Store,
+        set: |settings, raw| {
+            settings.hub_cache = raw.path()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.hub_cache),
+        ..PLAIN
+    },
+    Key {
+        name: "hub_endpoint",
+        env: "ALUCO_HUB_ENDPOINT",
+        aliases: &["HF_ENDPOINT"],
+        value_name: "URL",
+        help: "The Hugging Face hub or a mirror of it",
+        part: Part::Store,
+        set: |settings, raw| {
+            raw.text()?
+                .trim_end_matches('/')
+                .clone_into(&mut settings.hub_endpoint);
+            Ok(())
+        },
+        get: |settings| json!(settings.hub_endpoint),
+        ..PLAIN
+    },
+    Key {
+        name: "hub_token",
+        // No flag: every user of the machine can read command lines.
+        flag: Some(""),
+        env: "ALUCO_HUB_TOKEN",
+        aliases: &["HF_TOKEN", "HF_TOKEN_PATH"],
+        value_name: "TOKEN",
+        help: "Access token for the hub",
+        part: Part::Store,
+        secret: true,
+        set: |settings, raw| {
+            settings.hub_token = Some(raw.text()?);
+            Ok(())
+        },
+        get: |settings| json!(settings.hub_token),
+        ..PLAIN
+    },
+    Key {
+        name: "context",
+        env: "ALUCO_CONTEXT",
+        aliases: &["OLLAMA_CONTEXT_LENGTH"],
+        value_name: "TOKENS",
+        help: "Context of a model, shared by its sequences",
+        set: |settings, raw| {
+            settings.load.context_tokens = raw.count_or_auto(1..=U32_MAX)?;
+            Ok(())
+        },
+        get: |settings| auto(settings.load.context_tokens),
+        ..PLAIN
+    },
+    Key {
+        name: "parallel",
+        env: "ALUCO_PARALLEL",
+        aliases: &["OLLAMA_NUM_PARALLEL"],
+        value_name: "N",
+        help: "Sequences that one model runs at once",
+        set: |settings, raw| {
+            settings.load.sequences_max = raw.count(1..=256)? as u32;
+            Ok(())
+        },
+        get: |settings| json!(settings.load.sequences_max),
+        ..PLAIN
+    },
+    Key {
+        name: "batch",
+        env: "ALUCO_BATCH",
+        value_name: "TOKENS",
+        help: "Most tokens in one batch",
+        set: |settings, raw| {
+            settings.load.batch_tokens = raw.count(1..=U32_MAX)? as u32;
+            Ok(())
+        },
+        get: |settings| json!(settings.load.batch_tokens),
+        ..PLAIN
+    },
+    Key {
+        name: "micro_batch",
+        env: "ALUCO_MICRO_BATCH",
+        value_name: "TOKENS",
+        help: "Most tokens in one step of the device",
+        set: |settings, raw| {
+            settings.load.micro_batch_tokens = raw.count(1..=U32_MAX)? as u32;
+            Ok(())
+        },
+        get: |settings| json!(settings.load.micro_batch_tokens),
+        ..PLAIN
+    },
+    Key {
+        name: "threads",
+        env: "ALUCO_THREADS",
+        value_name: "N",
+        help: "Threads of the CPU backend",
+        set: |settings, raw| {
+            settings.load.threads = raw.count_or_auto(1..=1024)?;
+            Ok(())
+        },
+        get: |settings| auto(settings.load.threads),
+        ..PLAIN
+    },
+    Key {
+        name: "gpu_layers",
+        env: "ALUCO_GPU_LAYERS",
+        value_name: "N",
+        help: "Layers on the GPU",
+        set: |settings, raw| {
+            settings.load.gpu_layers = raw.count_or_auto(0..=U32_MAX)?;
+            Ok(())
+        },
+        get: |settings| auto(settings.load.gpu_layers),
+        ..PLAIN
+    },
+    Key {
+        name: "flash_attention",
+        env: "ALUCO_FLASH_ATTENTION",
+        aliases: &["OLLAMA_FLASH_ATTENTION"],
+        value_name: "on|off|auto",
+        help: "Fused attention",
+        set: |settings, raw| {
+            settings.load.flash_attention = match raw.switch_or_auto()? {
+                None => FlashAttention::Auto,
+                Some(true) => FlashAttention::On,
+                Some(false) => FlashAttention::Off,
+            };
+            Ok(())
+        },
+        get: |settings| {
+            json!(match settings.load.flash_attention {
+                FlashAttention::Auto => "auto",
+                FlashAttention::On => "on",
+                FlashAttention::Off => "off",
+            })
+        },
+        ..PLAIN
+    },
+    Key {
+        name: "kv_type_k",
+        env: "ALUCO_KV_TYPE_K",
+        aliases: &["OLLAMA_KV_CACHE_TYPE"],
+        value_name: "TYPE",
+        help: "Element type of the K cache, such as f16 or q8_0",
+        set: |settings, raw| {
+            settings.load.kv_type_k = raw.choice(&KV_TYPES)?;
+            Ok(())
+        },
+        get: |settings| json!(settings.load.kv_type_k.name()),
+        ..PLAIN
+    },
+    Key {
+        name: "kv_type_v",
+        env: "ALUCO_KV_TYPE_V",
+        aliases: &["OLLAMA_KV_CACHE_TYPE"],
+        value_name: "TYPE",
+        help: "Element type of the V cache, such as f16 or q8_0",
+        set: |settings, raw| {
+            settings.load.kv_type_v = raw.choice(&KV_TYPES)?;
+            Ok(())
+        },
+        get: |settings| json!(settings.load.kv_type_v.name()),
+        ..PLAIN
+    },
+    Key {
+        name: "weight_loading",
+        env: "ALUCO_WEIGHT_LOADING",
+        value_name: "HOW",
+        help: "How weights are read: auto, mmap, read or direct",
+        set: |settings, raw| {
+            settings.load.weight_loading = raw.choice(&WEIGHT_LOADING)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&WEIGHT_LOADING, settings.load.weight_loading)),
+        ..PLAIN
+    },
+    Key {
+        name: "backend",
+        env: "ALUCO_BACKEND",
+        value_name: "NAME",
+        help: "What computes: auto, cpu, vulkan or rocm",
+        set: |settings, raw| {
+            settings.backend = raw.choice(&BACKENDS)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&BACKENDS, settings.backend)),
+        ..PLAIN
+    },
+    Key {
+        name: "worker",
+        env: "ALUCO_WORKER",
+        value_name: "FILE",
+        help: "Worker binary to use instead of the best one beside aluco",
+        set: |settings, raw| {
+            settings.worker = Some(raw.path()?);
+            Ok(())
+        },
+        get: |settings| json!(settings.worker),
+        ..PLAIN
+    },
+    Key {
+        name: "models_max",
+        env: "ALUCO_MODELS_MAX",
+        aliases: &["OLLAMA_MAX_LOADED_MODELS"],
+        value_name: "N",
+        help: "Models loaded at once",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.models_max = raw.count(1..=1024)? as usize;
+            Ok(())
+        },
+        get: |settings| json!(settings.models_max),
+        ..PLAIN
+    },
+    Key {
+        name: "queue_max",
+        env: "ALUCO_QUEUE_MAX",
+        aliases: &["OLLAMA_MAX_QUEUE"],
+        value_name: "N",
+        help: "Requests that may wait for one model",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.queue_max = raw.count(0..=1_000_000)? as usize;
+            Ok(())
+        },
+        get: |settings| json!(settings.queue_max),
+        ..PLAIN
+    },
+    Key {
+        name: "keep_alive",
+        env: "ALUCO_KEEP_ALIVE",
+        aliases: &["OLLAMA_KEEP_ALIVE"],
+        value_name: "TIME",
+        help: "How long an idle model stays loaded, such as 5m or forever",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.keep_alive = raw.duration_or_forever()?;
+            Ok(())
+        },
+        get: |settings| json!(units::show_duration(settings.keep_alive)),
+        ..PLAIN
+    },
+    Key {
+        name: "body_max",
+        env: "ALUCO_BODY_MAX",
+        value_name: "SIZE",
+        help: "Largest request body, such as 64MiB",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.body_bytes_max = raw.size()?;
+            Ok(())
+        },
+        get: |settings| json!(units::show_size(settings.body_bytes_max)),
+        ..PLAIN
+    },
+    Key {
+        name: "shutdown_limit",
+        env: "ALUCO_SHUTDOWN_LIMIT",
+        value_name: "TIME",
+        help: "How long running requests may go on at shutdown",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.shutdown_limit = raw.duration()?;
+            Ok(())
+        },
+        get: |settings| json!(units::show_duration(Some(settings.shutdown_limit))),
+        ..PLAIN
+    },
+    Key {
+        name: "log_level",
+        env: "ALUCO_LOG_LEVEL",
+        value_name: "LEVEL",
+        help: "error, warn, info, debug, trace, or a list such as info,llama=debug",
+        part: Part::Log,
+        set: |settings, raw| {
+            settings.log_level = raw.text()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.log_level),
+        ..PLAIN
+    },
+    Key {
+        name: "log_format",
+        env: "ALUCO_LOG_FORMAT",
+        value_name: "FORMAT",
+        help: "text or json",
+        part: Part::Log,
+        set: |settings, raw| {
+            settings.log_format = raw.choice(&LOG_FORMATS)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&LOG_FORMATS, settings.log_format)),
+        ..PLAIN
+    },
+];
+
+fn auto(value: Option<u32>) -> Value {
+    value.map_or_else(|| json!("auto"), |value| json!(value))
+}
+
+fn named<T: Copy + PartialEq>(choices: &[(&'static str, T)], value: T) -> &'static str {
+    choices
+        .iter()
+        .find(|(_, choice)| *choice == value)
+        .map_or("", |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_keys_share_a_name_a_variable_or_a_flag() {
+        let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
+        let variables: BTreeSet<_> = KEYS.iter().map(|key| key.env).collect();
+        let flags: BTreeSet<_> = KEYS.iter().filter_map(Key::flag).collect();
+        assert_eq!(names.len(), KEYS.len());
+        assert_eq!(variables.len(), KEYS.len());
+        assert_eq!(flags.len(), KEYS.len() - 1, "all but the token");
+        assert!(variables.iter().all(|name| name.starts_with("ALUCO_")));
+    }
+
+    #[test]
+    fn what_a_key_shows_is_what_it_takes() {
+        let defaults = Settings::for_home("/home/owl".as_ref());
+        for key in KEYS {
+            let raw = match (key.get)(&defaults) {
+                Value::String(text) => Raw::Text(text),
+                Value::Number(number) => Raw::Integer(number.as_i64().unwrap()),
+                Value::Array(_) => Raw::List(Vec::new()),
+                _ => continue,
+            };
+            let mut settings = defaults.clone();
+            assert_eq!((key.set)(&mut settings, &raw), Ok(()), "{}", key.name);
+            assert_eq!((key.get)(&settings), (key.get)(&defaults), "{}", key.name);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A value as it was written somewhere, and how it is read: one function per type of value, each with its own complaint.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::units;
+
+/// A value before it is understood.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Raw {
+    /// From the environment or the command line, where everything is text.
+    Word(String),
+    /// Text of a file.
+    Text(String),
+    /// An integer of a file.
+    Integer(i64),
+    /// A boolean of a file.
+    Boolean(bool),
+    /// Several texts: of a file, or of a repeated flag.
+    List(Vec<String>),
+    /// Something that no key takes, such as a date; what it is.
+    Other(&'static str),
+}
+
+impl Raw {
+    fn found(&self) -> String {
+        match self {
+            Self::Word(text) | Self::Text(text) => format!("\"{text}\""),
+            Self::Integer(value) => value.to_string(),
+            Self::Boolean(value) => value.to_string(),
+            Self::List(_) => "a list".to_owned(),
+            Self::Other(kind) => (*kind).to_owned(),
+        }
+    }
+
+    fn expected(&self, what: &str) -> String {
+        format!("expected {what}, found {}", self.found())
+    }
+
+    /// Text that is not empty.
+    pub(crate) fn text(&self) -> Result<String, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) if !text.trim().is_empty() => {
+                Ok(text.trim().to_owned())
+            }
+            _ => Err(self.expected("text")),
+        }
+    }
+
+    /// A path. `~/` stands for nothing here: shells expand it, and files should name the whole path.
+    pub(crate) fn path(&self) -> Result<PathBuf, String> {
+        self.text().map(PathBuf::from)
+    }
+
+    /// Texts; one alone, or several with commas in the environment.
+    pub(crate) fn list(&self) -> Result<Vec<String>, String> {
+        let trimmed = |text: &str| text.trim().to_owned();
+        let texts: Vec<String> = match self {
+            Self::Word(text) => text.split(',').map(trimmed).collect(),
+            Self::Text(text) => vec![trimmed(text)],
+            Self::List(texts) => texts.iter().map(|text| trimmed(text)).collect(),
+            _ => return Err(self.expected("text or a list of texts")),
+        };
+        Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
+    }
+
+    /// A whole number within bounds.
+    pub(crate) fn count(&self, bounds: RangeInclusive<u64>) -> Result<u64, String> {
+        let value = match self {
+            Self::Integer(value) => u64::try_from(*value).ok(),
+            Self::Word(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        value
+            .filter(|value| bounds.contains(value))
+            .ok_or_else(|| self.expected(&bounded(&bounds)))
+    }
+
+    /// A whole number within bounds, or `auto`.
+    pub(crate) fn count_or_auto(&self, bounds: RangeInclusive<u64>) -> Result<Option<u32>, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) if is_auto(text) => Ok(None),
+            _ => self
+                .count(bounds.clone())
+                .map(|count| Some(count as u32))
+                .map_err(|_| self.expected(&format!("{} or \"auto\"", bounded(&bounds)))),
+        }
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, String> {
+        let found = match self {
+            Self::Word(text) | Self::Text(text) => choices
+                .iter()
+                .find(|(name, _)| text.trim().eq_ignore_ascii_case(name)),
+            _ => None,
+        };
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<String> = choices
+                .iter()
+                .map(|(name, _)| format!("\"{name}\""))
+                .collect();
+            self.expected(&format!("one of {}", names.join(", ")))
+        })
+    }
+
+    /// On, off, or `auto` (`None`).
+    pub(crate) fn switch_or_auto(&self) -> Result<Option<bool>, String> {
+        let word = match self {
+            Self::Boolean(value) => return Ok(Some(*value)),
+            Self::Integer(0) => "0",
+            Self::Integer(1) => "1",
+            Self::Word(text) | Self::Text(text) => text.trim(),
+            _ => "",
+        };
+        match word.to_ascii_lowercase().as_str() {
+            "auto" | "-1" => Ok(None),
+            "1" | "on" | "true" | "yes" => Ok(Some(true)),
+            "0" | "off" | "false" | "no" => Ok(Some(false)),
+            _ => Err(self.expected("\"on\", \"off\" or \"auto\"")),
+        }
+    }
+
+    /// A duration, or `None` for ever. Integers are seconds.
+    pub(crate) fn duration_or_forever(&self) -> Result<Option<Duration>, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) => units::parse_duration(text),
+            Self::Integer(seconds) => Ok(u64::try_from(*seconds).ok().map(Duration::from_secs)),
+            _ => Err(self.expected("a duration such as \"30s\", \"5m\" or \"forever\"")),
+        }
+    }
+
+    /// A duration with an end. Integers are seconds.
+    pub(crate) fn duration(&self) -> Result<Duration, String> {
+        self.duration_or_forever()?
+            .ok_or_else(|| self.expected("a duration such as \"30s\" or \"5m\""))
+    }
+
+    /// A size in bytes.
+    pub(crate) fn size(&self) -> Result<u64, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) => units::parse_size(text),
+            Self::Integer(bytes) if *bytes >= 0 => Ok(*bytes as u64),
+            _ => Err(self.expected("a size such as \"64MiB\" or 1048576")),
+        }
+    }
+}
+
+fn is_auto(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("auto")
+}
+
+fn bounded(bounds: &RangeInclusive<u64>) -> String {
+    if *bounds.end() >= u64::from(u32::MAX) {
+        return format!("a whole number from {}", bounds.start());
+    }
+    format!("a whole number from {} to {}", bounds.start(), bounds.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_file_is_no_number_but_a_word_of_the_environment_is() {
+        assert_eq!(Raw::Word("80".into()).count(1..=65_535), Ok(80));
+        assert_eq!(
+            Raw::Text("80".into()).count(1..=65_535),
+            Err("expected a whole number from 1 to 65535, found \"80\"".into())
+        );
+        assert!(Raw::Integer(-1).count(0..=10).is_err());
+        assert!(Raw::Word("11".into()).count(0..=10).is_err());
+    }
+
+    #[test]
+    fn switches_know_the_words_that_people_use() {
+        for (raw, expected) in [
+            (Raw::Boolean(true), Some(true)),
+            (Raw::Integer(0), Some(false)),
+            (Raw::Word("1".into()), Some(true)),
+            (Raw::Word("OFF".into()), Some(false)),
+            (Raw::Text("auto".into()), None),
+        ] {
+            assert_eq!(raw.switch_or_auto(), Ok(expected), "{raw:?}");
+        }
+        assert!(Raw::Word("perhaps".into()).switch_or_auto().is_err());
+        assert!(Raw::Integer(2).switch_or_auto().is_err());
+    }
+
+    #[test]
+    fn a_wrong_choice_names_the_right_ones() {
+        let choices = [("text", 1), ("json", 2)];
+        assert_eq!(Raw::Text("JSON".into()).choice(&choices), Ok(2));
+        assert_eq!(
+            Raw::Text("xml".into()).choice(&choices),
+            Err("expected one of \"text\", \"json\", found \"xml\"".into())
+        );
+    }
+
+    #[test]
+    fn lists_come_from_commas_and_from_lists() {
+        let keys = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(Raw::Word("a, b,".into()).list(), Ok(keys.clone()));
+        assert_eq!(Raw::List(keys.clone()).list(), Ok(keys));
+        assert_eq!(Raw::Text("a,b".into()).list(), Ok(vec!["a,b".into()]));
+        assert!(Raw::Integer(1).list().is_err());
+    }
+}

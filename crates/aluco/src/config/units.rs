@@ -1,0 +1,196 @@
+//! Durations and sizes as people write them.
+
+use std::time::Duration;
+
+/// Reads a duration as Go writes it (`5m`, `1h30m`, `250ms`, `1.5s`) or as plain seconds (`300`). Negative values and `forever` give
+/// `None`: without end.
+pub(crate) fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
+    let text = text.trim();
+    let wrong =
+        || format!("expected a duration such as \"30s\", \"5m\" or \"forever\", found \"{text}\"");
+    if text.eq_ignore_ascii_case("forever") {
+        return Ok(None);
+    }
+    let (negative, magnitude) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let seconds = if magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
+        magnitude.parse::<u64>().map_err(|_| wrong())? as f64
+    } else {
+        sum_of_units(magnitude).ok_or_else(wrong)?
+    };
+    if negative {
+        return Ok(None);
+    }
+    Duration::try_from_secs_f64(seconds)
+        .map(Some)
+        .map_err(|_| wrong())
+}
+
+/// Seconds of a sum such as `1h30m`.
+fn sum_of_units(text: &str) -> Option<f64> {
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let number_end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let number: f64 = rest[..number_end].parse().ok()?;
+        rest = &rest[number_end..];
+        let unit_end = rest
+            .find(|letter: char| letter.is_ascii_digit() || letter == '.')
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit_end] {
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[unit_end..];
+    }
+    Some(seconds)
+}
+
+/// The shortest way to write a duration that [`parse_duration`] reads back.
+pub(crate) fn show_duration(duration: Option<Duration>) -> String {
+    let Some(duration) = duration else {
+        return "forever".to_owned();
+    };
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match (seconds, millis) {
+        (0, 0) => "0s".to_owned(),
+        (_, 1..) => format!("{}ms", duration.as_millis()),
+        (seconds, _) if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        (seconds, _) if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        (seconds, _) => format!("{seconds}s"),
+    }
+}
+
+/// Reads a size in bytes: `1048576`, `64MiB`, `64 MB`, `2g`. `KiB` and bare letters count in 1,024, `kB` in 1,000.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let wrong = || format!("expected a size such as \"64MiB\" or \"1048576\", found \"{text}\"");
+    let number_end = text
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(text.len());
+    let number: f64 = text[..number_end].parse().map_err(|_| wrong())?;
+    let (base, power) = match text[number_end..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => (1.0_f64, 0),
+        "k" | "kib" => (1024.0, 1),
+        "m" | "mib" => (1024.0, 2),
+        "g" | "gib" => (1024.0, 3),
+        "t" | "tib" => (1024.0, 4),
+        "kb" => (1000.0, 1),
+        "mb" => (1000.0, 2),
+        "gb" => (1000.0, 3),
+        "tb" => (1000.0, 4),
+        _ => return Err(wrong()),
+    };
+    let bytes = number * base.powi(power);
+    // 2^53: beyond it an f64 does not tell neighbours apart.
+    if bytes > 9_007_199_254_740_992.0 {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// A size in the largest binary unit that leaves at least 1, with three significant digits: `269 MiB`, `1.50 GiB`.
+pub(crate) fn show_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match (unit, value) {
+        (0, _) | (_, 99.95..) => 0,
+        (_, 9.995..) => 1,
+        _ => 2,
+    };
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_and_ollama_write_them() {
+        let seconds = |text: &str| parse_duration(text).unwrap().unwrap().as_secs_f64();
+        for (text, expected) in [
+            ("0", 0.0),
+            ("300", 300.0),
+            ("5m", 300.0),
+            ("1h30m", 5400.0),
+            ("250ms", 0.25),
+            ("1.5s", 1.5),
+            (" 24h ", 86_400.0),
+        ] {
+            assert!((seconds(text) - expected).abs() < 1e-9, "{text}");
+        }
+        for text in ["-1", "-5m", "forever", "Forever"] {
+            assert_eq!(parse_duration(text), Ok(None), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "5",
+            "m",
+            "5 parsecs",
+            "5m3",
+            "1e999h",
+            "--1",
+            "1.2.3s",
+        ] {
+            if text != "5" {
+                assert!(parse_duration(text).is_err(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shown_duration_is_read_back_as_the_same() {
+        for millis in [0, 1, 250, 1_000, 90_000, 300_000, 3_600_000, 86_400_000] {
+            let duration = Some(Duration::from_millis(millis));
+            assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+        }
+        assert_eq!(show_duration(Some(Duration::from_secs(300))), "5m");
+        assert_eq!(show_duration(None), "forever");
+    }
+
+    #[test]
+    fn sizes_are_read_in_binary_and_decimal_units() {
+        for (text, expected) in [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("64MiB", 64 << 20),
+            ("64 mb", 64_000_000),
+            ("2g", 2 << 30),
+            ("1.5k", 1536),
+        ] {
+            assert_eq!(parse_size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "MiB", "5 stones", "-1", "99999999T", "1..2"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_with_three_digits() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (98_304, "96.0 KiB"),
+            (94 << 20, "94.0 MiB"),
+            (269 << 20, "269 MiB"),
+            (1_610_612_736, "1.50 GiB"),
+        ] {
+            assert_eq!(show_size(bytes), expected);
+        }
+    }
+}
