@@ -30,7 +30,7 @@ pub fn install(folder: &Path, name: &str, persona: &Persona) -> io::Result<PathB
     if fs::hard_link(&source, &path).is_err() {
         fs::copy(&source, &path)?;
     }
-    fs::write(Persona::file(&path), serde_json::to_vec_pretty(persona)?)?;
+    persona.write(&path)?;
     Ok(path)
 }
 

@@ -25,7 +25,9 @@ fn run() -> io::Result<ExitCode> {
         eprintln!("{sentence}");
         return Ok(ExitCode::from(3));
     }
-    match std::env::args().nth(1).as_deref() {
+    let verb = std::env::args().nth(1);
+    persona.note(verb.as_deref().unwrap_or_default());
+    match verb.as_deref() {
         Some("probe") => {
             if persona.probe_hangs {
                 stand_still();

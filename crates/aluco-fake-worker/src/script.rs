@@ -1,7 +1,8 @@
 //! What a test tells the fake worker to do.
 
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -116,6 +117,21 @@ pub enum Hang {
     Device,
 }
 
+/// Appends a line to a journal, if there is one. Journals are for tests, so a failure is only told.
+pub(crate) fn note(journal: Option<&Path>, line: &str) {
+    let Some(path) = journal else {
+        return;
+    };
+    let written = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = written {
+        eprintln!("the journal {} cannot be written: {error}", path.display());
+    }
+}
+
 /// Who the worker claims to be. Read from the file that is named as the executable with `.json` appended, if there is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -138,6 +154,8 @@ pub struct Persona {
     pub serve_hangs: bool,
     /// `serve` says this on standard error and exits with status 1 at once.
     pub serve_fails: Option<String>,
+    /// A file to which each start appends its verb, `probe` or `serve`, as a line.
+    pub journal: Option<PathBuf>,
 }
 
 impl Default for Persona {
@@ -152,6 +170,7 @@ impl Default for Persona {
             probe_hangs: false,
             serve_hangs: false,
             serve_fails: None,
+            journal: None,
         }
     }
 }
@@ -166,11 +185,21 @@ impl Persona {
         }
     }
 
+    /// Gives a copy of the fake worker, or one that already runs from there when it starts next, this persona.
+    pub fn write(&self, executable: &Path) -> io::Result<()> {
+        fs::write(Self::file(executable), serde_json::to_vec_pretty(self)?)
+    }
+
     /// Where the persona of an executable lies.
-    pub(crate) fn file(executable: &Path) -> PathBuf {
+    fn file(executable: &Path) -> PathBuf {
         let mut name = executable.as_os_str().to_owned();
         name.push(".json");
         PathBuf::from(name)
+    }
+
+    /// Notes a start in the journal.
+    pub fn note(&self, verb: &str) {
+        note(self.journal.as_deref(), verb);
     }
 
     /// What the worker says of itself.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::OpenOptions,
     io::{self, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -23,6 +22,7 @@ use aluco_proto::{
 use crate::{
     Crash, Persona, Script,
     generate::{self, Counters},
+    script::note,
     text::{self, Vocabulary},
 };
 
@@ -441,17 +441,7 @@ impl Model {
 
     /// Appends a line to the journal, if the script has one.
     fn note(&self, line: &str) {
-        let Some(path) = &self.script.journal else {
-            return;
-        };
-        let written = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = written {
-            eprintln!("the journal {} cannot be written: {error}", path.display());
-        }
+        note(self.script.journal.as_deref(), line);
     }
 
     fn activity(&self) -> ModelActivity {

@@ -123,6 +123,9 @@ impl StopFilter {
     /// Text that may go out, and the stop string if one came up.
     pub(crate) fn push(&mut self, text: &str, stops: &[String]) -> (String, Option<String>) {
         self.pending += text;
+        if stops.is_empty() {
+            return (std::mem::take(&mut self.pending), None);
+        }
         let found = stops
             .iter()
             .filter(|stop| !stop.is_empty())

@@ -210,8 +210,19 @@ impl Connection {
                     pulse.steps = *steps;
                     pulse.is_working = *working;
                 }
-                Event::Log { .. } => {}
-                _ => pulse.progress_frames += 1,
+                Event::Loading { .. }
+                | Event::Loaded { .. }
+                | Event::Unloaded { .. }
+                | Event::Generation { .. }
+                | Event::BenchProgress { .. }
+                | Event::Bench { .. } => pulse.progress_frames += 1,
+                // A worker whose device hangs still gives these.
+                Event::Hello(_)
+                | Event::Log { .. }
+                | Event::Status { .. }
+                | Event::Tokens { .. }
+                | Event::Text { .. }
+                | Event::Failed { .. } => {}
             }
         }
         match event {

@@ -10,7 +10,6 @@ use aluco_proto::{
     ModelActivity, ModelHandle, RequestId, Token,
 };
 use tokio::time::{timeout, timeout_at};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     FleetConfig, FleetError, FleetStatus, Generation, ModelState, ModelSummary, WorkerSummary,
@@ -20,7 +19,7 @@ use crate::{
     loading::{self, Lease},
     residency::Stage,
     shared::{Owner, Shared},
-    worker::{Nursery, Worker},
+    worker::Worker,
 };
 
 /// How often a request is given to the next worker because the last one was found dead before it took the request.
@@ -46,11 +45,7 @@ impl Fleet {
     /// A fleet without workers; they start on demand. Must be called within a tokio runtime.
     pub fn new(config: FleetConfig) -> Self {
         let keep_alive = config.keep_alive;
-        let nursery = Nursery {
-            kill: CancellationToken::new(),
-            keepers: TaskTracker::new(),
-        };
-        let shared = Arc::new(Shared::new(config, nursery));
+        let shared = Arc::new(Shared::new(config));
         if let Some(keep_alive) = keep_alive {
             tokio::spawn(loading::unload_idle(shared.clone(), keep_alive));
         }
@@ -90,7 +85,9 @@ impl Fleet {
             }
             return match generation.accepted().await {
                 Ok(generation) => Ok(generation),
-                Err(failure) if failure.kind == FailureKind::WorkerLost => {
+                Err(failure)
+                    if failure.kind == FailureKind::WorkerLost && !connection.is_open() =>
+                {
                     Err(FleetError::WorkerLost {
                         cause: connection.ended().await.cause.clone(),
                     })
@@ -120,10 +117,7 @@ impl Fleet {
         let Some(handle) = handle else {
             return Ok(false);
         };
-        if let Some(unload) = loading::start_unload(shared, handle, "it was asked for") {
-            // It can only fail with the runtime, and then nobody is left to tell.
-            let _ = unload.await;
-        }
+        loading::unload(shared, handle).await;
         Ok(true)
     }
 
@@ -290,7 +284,7 @@ impl Fleet {
 
     /// Waits until nothing runs.
     async fn idle(&self) {
-        let mut changed = self.shared().changed.subscribe();
+        let mut changed = self.shared().changed().subscribe();
         loop {
             let running = {
                 let state = self.shared().state();

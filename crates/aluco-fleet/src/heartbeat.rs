@@ -14,7 +14,7 @@ pub(crate) struct Pulse {
     pub(crate) steps: u64,
     /// Of the last pong.
     pub(crate) is_working: bool,
-    /// Frames so far that tell of progress: all but pongs and log lines.
+    /// Frames so far that tell of work on a device: of loads, generations and measurements.
     pub(crate) progress_frames: u64,
 }
 
@@ -34,7 +34,6 @@ pub(crate) struct Heart {
     timeout: Duration,
     stall_timeout: Duration,
     sequence: u64,
-    missed: u32,
     stalled: u32,
     last: Pulse,
 }
@@ -46,7 +45,6 @@ impl Heart {
             timeout,
             stall_timeout,
             sequence: 0,
-            missed: 0,
             stalled: 0,
             last: Pulse::default(),
         }
@@ -54,17 +52,15 @@ impl Heart {
 
     /// One heartbeat, `interval` or more after the last one.
     pub(crate) fn beat(&mut self, pulse: Pulse) -> Verdict {
-        self.missed = if pulse.sequence == self.sequence {
-            0
-        } else {
-            self.missed + 1
-        };
+        // Pings without an answer so far: the oldest of them is that many heartbeats old. A worker that answers each of them late
+        // is a slow one.
+        let unanswered = self.sequence.saturating_sub(pulse.sequence) as u32;
         let has_moved = pulse.steps != self.last.steps
             || pulse.progress_frames != self.last.progress_frames
             || !pulse.is_working;
         self.stalled = if has_moved { 0 } else { self.stalled + 1 };
         self.last = pulse;
-        if self.missed > 0 && self.interval * self.missed >= self.timeout {
+        if unanswered > 0 && self.interval * unanswered >= self.timeout {
             return Verdict::Dead(format!(
                 "it did not answer for {} s",
                 self.timeout.as_secs_f64()
@@ -104,6 +100,22 @@ mod tests {
                 panic!("a living worker was given up");
             };
             pulse.sequence = sequence;
+        }
+    }
+
+    #[test]
+    fn a_worker_that_answers_each_ping_late_lives() {
+        let mut heart = heart();
+        let mut sequence = 0;
+        for beat in 0..100 {
+            let pulse = Pulse {
+                sequence: sequence.max(1) - 1,
+                ..Pulse::default()
+            };
+            let Verdict::Ping { sequence: next } = heart.beat(pulse) else {
+                panic!("a slow worker was given up at beat {beat}");
+            };
+            sequence = next;
         }
     }
 

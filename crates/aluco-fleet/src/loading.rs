@@ -1,11 +1,16 @@
 //! Carries out what `residency` decides: loads, unloads, and the clock that unloads what nobody uses.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aluco_model::StoredModel;
 use aluco_proto::{Command, Event, Failure, FailureKind, ModelHandle};
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{sleep_until, timeout_at},
 };
 
@@ -137,7 +142,6 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
         resident.connection = Some(connection.clone());
         resident.path.clone()
     };
-    watch_death(shared, &connection);
     let called = connection.call(|request| Command::Load {
         request,
         model: handle,
@@ -174,92 +178,110 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
 /// Waits for its turn to load, and brings it about by unloading others.
 async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(), Fault> {
     let deadline = tokio::time::Instant::now() + shared.config.place_timeout;
-    let mut changed = shared.changed.subscribe();
+    let mut changed = shared.changed().subscribe();
     loop {
-        let step = {
+        // A victim is chosen and taken out of service under one lock, so that no request slips in between.
+        let leaving = {
             let mut state = shared.state();
-            let step = state.residency.next_step(handle, shared.config.models_max);
-            if step == Step::Load
-                && let Some(resident) = state.residency.get_mut(handle)
-            {
-                resident.stage = Stage::Loading { progress: 0.0 };
-            }
-            step
-        };
-        match step {
-            Step::Load => return Ok(()),
-            Step::Gone => return Err(unloaded()),
-            Step::Evict(victim) => {
-                start_unload(shared, victim, "another model needs its place");
-            }
-            Step::Wait => {
-                if timeout_at(deadline, changed.changed()).await.is_err() {
-                    let state = shared.state();
-                    let waiting = state.residency.get(handle).map_or(0, |it| it.requests);
-                    return Err(Fault::Overloaded { waiting });
+            match state.residency.next_step(handle, shared.config.models_max) {
+                Step::Load => {
+                    if let Some(resident) = state.residency.get_mut(handle) {
+                        resident.stage = Stage::Loading { progress: 0.0 };
+                    }
+                    return Ok(());
                 }
+                Step::Gone => return Err(unloaded()),
+                Step::Evict(victim) => {
+                    take_out_of_service(&mut state, victim, "another model needs its place")
+                }
+                Step::Wait => None,
             }
+        };
+        if let Some(leaving) = leaving {
+            leaving.unload(shared);
+        } else if timeout_at(deadline, changed.changed()).await.is_err() {
+            let state = shared.state();
+            let waiting = state.residency.get(handle).map_or(0, |it| it.requests);
+            return Err(Fault::Overloaded { waiting });
         }
     }
 }
 
-/// Forgets the models of a worker when it ends, so that all who wait for a change look again.
-fn watch_death(shared: &Arc<Shared>, connection: &Arc<Connection>) {
-    let (shared, connection) = (shared.clone(), connection.clone());
-    tokio::spawn(async move {
-        connection.ended().await;
-        drop(shared.state());
-        shared.notify();
-    });
+/// A model that takes no more requests, and is still in its worker.
+struct Leaving {
+    handle: ModelHandle,
+    connection: Arc<Connection>,
 }
 
-/// Unloads a model, if it is still loaded and unused; or whatever it does, if `force`. Gives a way to wait for the end of it.
-pub(crate) fn start_unload(
-    shared: &Arc<Shared>,
+/// Takes a model out of service, whatever it does. Nothing is left to do if it is on its way out already, or never reached a
+/// worker; then its load finds itself gone.
+fn take_out_of_service(
+    state: &mut State,
     handle: ModelHandle,
     why: &'static str,
-) -> Option<tokio::task::JoinHandle<()>> {
-    let mut state = shared.state();
+) -> Option<Leaving> {
     let resident = state.residency.get_mut(handle)?;
     if resident.stage == Stage::Unloading {
         return None;
     }
     tracing::info!(model = resident.name, why, "a model is unloaded");
-    let was_ready = resident.stage == Stage::Ready;
-    if !was_ready {
+    if resident.stage != Stage::Ready {
         resident.outcome.send_replace(Some(Err(unloaded())));
     }
     let Some(connection) = resident.connection.clone() else {
-        // It never reached a worker; its load finds itself gone.
         state.residency.remove(handle);
-        drop(state);
-        shared.notify();
         return None;
     };
     resident.stage = Stage::Unloading;
-    drop(state);
-    let shared = shared.clone();
-    Some(tokio::spawn(async move {
-        let called = connection.call(|request| Command::Unload {
-            request,
-            model: handle,
-        });
-        if let Ok(mut replies) = called {
-            // A worker that dies instead has freed the model as well.
-            let _ = replies.next().await;
-        }
-        shared.state().residency.remove(handle);
-        shared.notify();
-    }))
+    Some(Leaving { handle, connection })
+}
+
+impl Leaving {
+    /// Has the worker free the model, whether anybody waits for that or not.
+    fn unload(self, shared: &Arc<Shared>) -> JoinHandle<()> {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let called = self.connection.call(|request| Command::Unload {
+                request,
+                model: self.handle,
+            });
+            if let Ok(mut replies) = called {
+                // A worker that dies instead has freed the model as well.
+                let _ = replies.next().await;
+            }
+            shared.state().residency.remove(self.handle);
+            shared.notify();
+        })
+    }
+}
+
+/// Unloads a model, whatever it does; comes back when its memory is free.
+pub(crate) async fn unload(shared: &Arc<Shared>, handle: ModelHandle) {
+    let leaving = take_out_of_service(&mut shared.state(), handle, "it was asked for");
+    shared.notify();
+    if let Some(leaving) = leaving {
+        // It can only fail with the runtime, and then nobody is left to tell.
+        let _ = leaving.unload(shared).await;
+    }
 }
 
 /// Unloads models that nobody has used for the time they are kept. Ends with the fleet.
-pub(crate) async fn unload_idle(shared: Arc<Shared>, keep_alive: std::time::Duration) {
-    let mut changed = shared.changed.subscribe();
+pub(crate) async fn unload_idle(shared: Arc<Shared>, keep_alive: Duration) {
+    let mut changed = shared.changed().subscribe();
     loop {
-        let (expired, next) = shared.state().residency.expired(keep_alive, Instant::now());
-        for handle in expired {
-            start_unload(&shared, handle, "nobody has used it for a while");
+        let (leaving, next) = {
+            let mut state = shared.state();
+            let (expired, next) = state.residency.expired(keep_alive, Instant::now());
+            let leaving: Vec<_> = expired
+                .into_iter()
+                .filter_map(|handle| {
+                    take_out_of_service(&mut state, handle, "nobody has used it for a while")
+                })
+                .collect();
+            (leaving, next)
+        };
+        for leaving in leaving {
+            leaving.unload(&shared);
         }
         let due = async {
             match next {

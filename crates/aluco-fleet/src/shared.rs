@@ -18,8 +18,6 @@ pub(crate) struct Shared {
     pub(crate) nursery: Nursery,
     /// Cancelled when loads, starts and measurements must be given up.
     pub(crate) stop: CancellationToken,
-    /// Told of every change that somebody could wait for.
-    pub(crate) changed: watch::Sender<()>,
     state: Mutex<State>,
 }
 
@@ -33,13 +31,12 @@ pub(crate) struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(config: FleetConfig, nursery: Nursery) -> Self {
+    pub(crate) fn new(config: FleetConfig) -> Self {
         Self {
             slot: Slot::new(&config),
             config,
-            nursery,
+            nursery: Nursery::default(),
             stop: CancellationToken::new(),
-            changed: watch::Sender::new(()),
             state: Mutex::default(),
         }
     }
@@ -60,9 +57,14 @@ impl Shared {
         Ok(state)
     }
 
+    /// Told of every change that somebody could wait for, the end of a worker included.
+    pub(crate) fn changed(&self) -> &watch::Sender<()> {
+        &self.nursery.changed
+    }
+
     /// Wakes all who wait for a change.
     pub(crate) fn notify(&self) {
-        self.changed.send_replace(());
+        self.changed().send_replace(());
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use aluco_proto::{Command, PROTOCOL_VERSION, WorkerHello};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,6 +21,9 @@ use crate::{
     heartbeat::{Heart, Verdict},
     process::{self, Control, LineTail, Surroundings},
 };
+
+/// More heartbeats than this would only cost power.
+const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// How long a worker may take to obey [`Command::Shutdown`].
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -37,12 +40,14 @@ pub(crate) struct Worker {
 }
 
 /// What all workers of a fleet share.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub(crate) struct Nursery {
     /// Cancelled when all processes must go at once.
     pub(crate) kill: CancellationToken,
     /// Waits for the reaping of all processes.
     pub(crate) keepers: TaskTracker,
+    /// Told of the end of each process.
+    pub(crate) changed: watch::Sender<()>,
 }
 
 impl Worker {
@@ -78,11 +83,13 @@ impl Worker {
             kill: nursery.kill.clone(),
         };
         let kept = connection.clone();
+        let changed = nursery.changed.clone();
         nursery.keepers.spawn(
             async move {
                 let cause = process::keep(child, around, || kept.ending()).await;
                 tracing::info!(cause, "the worker ended");
                 kept.end(cause);
+                changed.send_replace(());
             }
             .instrument(span.clone()),
         );
@@ -117,17 +124,14 @@ impl Worker {
                 return Err(Fault::WorkerLost(connection.ended().await.cause.clone()));
             }
         };
-        let heart = Heart::new(
-            config.heartbeat_interval,
-            config.heartbeat_timeout,
-            config.stall_timeout,
-        );
+        let every = config.heartbeat_interval.max(HEARTBEAT_INTERVAL_MIN);
+        let heart = Heart::new(every, config.heartbeat_timeout, config.stall_timeout);
         tokio::spawn(
             watch_over(
                 Arc::downgrade(&connection),
                 control.downgrade(),
                 heart,
-                config.heartbeat_interval,
+                every,
             )
             .instrument(span.clone()),
         );
@@ -177,7 +181,7 @@ async fn watch_over(
     mut heart: Heart,
     every: Duration,
 ) {
-    let mut ticks = interval(every.max(Duration::from_millis(1)));
+    let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Persona, Script};
 use aluco_fleet::{
-    Fleet, FleetConfig, Generation,
+    Fleet, FleetConfig, FleetError, FleetStatus, Generation,
     proto::{Failure, GenerationEvent, GenerationSpec, Prompt, Sampling},
 };
 use aluco_model::{Store, StoreConfig};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Nothing in these tests may take longer.
@@ -49,6 +50,29 @@ impl World {
         };
         script.write(&path).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Has the fleet use a worker with this persona, whose starts are noted in the journal `worker`.
+    pub(crate) fn worker(&mut self, persona: &Persona) -> PathBuf {
+        let persona = self.persona(persona);
+        let path = aluco_fake_worker::install(self.folder.path(), "aluco-worker-cpu", &persona);
+        let path = path.unwrap();
+        self.config.worker_binary = Some(path.clone());
+        path
+    }
+
+    /// A persona whose starts are noted in the journal `worker`.
+    pub(crate) fn persona(&self, persona: &Persona) -> Persona {
+        Persona {
+            journal: Some(self.path("worker.journal")),
+            ..persona.clone()
+        }
+    }
+
+    /// How often a line came up in a journal so far.
+    pub(crate) fn count(&self, journal: &str, line: &str) -> usize {
+        let lines = self.journal(journal);
+        lines.iter().filter(|it| it.starts_with(line)).count()
     }
 
     /// What happened to a model so far, in the words of the worker.
@@ -139,4 +163,57 @@ pub(crate) async fn worker_pid(fleet: &Fleet) -> u32 {
 /// True while a process exists, be it as a zombie.
 pub(crate) fn exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// Reads up to the first piece of text.
+pub(crate) async fn first_delta(generation: &mut Generation) {
+    loop {
+        match within(generation.next()).await {
+            Some(GenerationEvent::Delta { .. }) => return,
+            Some(event) if !event.is_terminal() => {}
+            other => panic!("no text came, but {other:?}"),
+        }
+    }
+}
+
+/// Looks at the fleet until something is so.
+pub(crate) async fn until_status(
+    fleet: &Fleet,
+    what: &str,
+    mut is_so: impl FnMut(&FleetStatus) -> bool,
+) -> FleetStatus {
+    let looking = async {
+        loop {
+            let status = fleet.status().await;
+            if is_so(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or_else(|_| panic!("never seen: {what}"))
+}
+
+/// Generates and gives all of the text.
+pub(crate) async fn answer(fleet: &Fleet, model: &str) -> Result<String, FleetError> {
+    let generation = within(fleet.generate(model, spec("x"))).await?;
+    Ok(text(&events(generation).await))
+}
+
+/// Tokens without end, one each millisecond.
+pub(crate) fn endless() -> Script {
+    Script {
+        endless: true,
+        delay_ms: 1,
+        context_tokens: 1_000_000_000,
+        ..Script::default()
+    }
 }
