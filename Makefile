@@ -1,0 +1,59 @@
+# `make` shows what there is. Options go on the command line, as in `make install PREFIX=$HOME/.local`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo tools build workers model test lint fmt bench-compare install uninstall clean
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# A CPU with these parts of AVX-512 (Zen 4, Zen 5, Sapphire Rapids) gets a worker that uses them, beside the portable one.
+WORKERS ?= cpu $(shell grep -qs 'avx512vbmi.*avx512_bf16\|avx512_bf16.*avx512vbmi' /proc/cpuinfo && echo cpu-v4)
+# Which models `bench-compare` measures; the small test model unless given.
+MODELS ?=
+
+export CARGO_TARGET_DIR := $(shell scripts/target-dir.sh)
+built := $(CARGO_TARGET_DIR)/release
+locked := $(if $(CI),--locked)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: tools build ## Set everything up and ask a small model a question
+	@model=$$(scripts/fetch-test-model.sh); \
+	"$(built)/aluco" run "$$model" "What is gravity?" --temperature 0 --max-tokens 120 --stats
+
+tools: ## Install the build tools that are missing (C++ compiler, cmake, libclang, pip)
+	@scripts/install-build-tools.sh $(WORKERS)
+
+build: ## Build aluco and the portable worker
+	cargo build --release $(locked) -p aluco
+	scripts/build-worker.sh cpu
+
+workers: ## Build the workers that suit this machine, or WORKERS="cpu vulkan"
+	for worker in $(WORKERS); do scripts/build-worker.sh "$$worker"; done
+
+model: ## Fetch the small test model and print its path
+	@scripts/fetch-test-model.sh
+
+test: ## Check formatting, lints and scripts, then run all tests
+	@scripts/test.sh
+
+lint: ## Check formatting, lints and scripts
+	@scripts/test.sh lint
+
+fmt: ## Format the Rust code
+	cargo fmt --all
+
+bench-compare: build ## Measure MODELS="FILE..." with aluco bench and llama-bench, side by side
+	benches/compare-llama-bench.sh $(or $(MODELS),"$$(scripts/fetch-test-model.sh)")
+
+install: ## Install what was built under PREFIX (/usr/local), DESTDIR in front
+	DESTDIR="$(DESTDIR)" scripts/install.sh "$(PREFIX)"
+
+uninstall: ## Remove what `make install` put under PREFIX
+	DESTDIR="$(DESTDIR)" scripts/install.sh --remove "$(PREFIX)"
+
+clean: ## Delete everything that was built, llama.cpp too (minutes to build again)
+	cargo clean
