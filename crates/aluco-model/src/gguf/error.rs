@@ -30,7 +30,9 @@ pub enum GgufError {
         version: u32,
     },
     /// The file ends before its header does.
-    #[error("the file ends inside its header, at byte {offset} ({subject}): it is incomplete; fetch it again")]
+    #[error(
+        "the file ends inside its header, at byte {offset} ({subject}): it is incomplete; fetch it again"
+    )]
     HeaderCut {
         /// Bytes that there were.
         offset: u64,
@@ -77,13 +79,17 @@ pub enum GgufError {
         present_bytes: u64,
     },
     /// The parts of a split model do not belong together.
-    #[error("this part of a split model does not fit: {problem}; fetch all parts again, from one source")]
+    #[error(
+        "this part of a split model does not fit: {problem}; fetch all parts again, from one source"
+    )]
     PartMismatch {
         /// What is wrong with it.
         problem: String,
     },
     /// Another part of a split model is not there.
-    #[error("this part of a split model is missing ({present} of {total} are here); fetch it into the same folder")]
+    #[error(
+        "this part of a split model is missing ({present} of {total} are here); fetch it into the same folder"
+    )]
     MissingPart {
         /// Parts that are here.
         present: u64,
@@ -143,7 +149,9 @@ impl fmt::Display for Kind {
         f.write_str(match &self.0 {
             b"FUGG" => "a byte-swapped one; get the little-endian file",
             b"vers" => "a Git LFS pointer, a note of where the file is; fetch the file itself",
-            b"<!do" | b"<!DO" | b"<htm" | b"<HTM" => "a web page; the download went to the wrong address",
+            b"<!do" | b"<!DO" | b"<htm" | b"<HTM" => {
+                "a web page; the download went to the wrong address"
+            }
             b"PK\x03\x04" => "a zip archive or a PyTorch checkpoint; get the model in GGUF form",
             b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
                 "a model in an older ggml format; get the model in GGUF form"
@@ -172,6 +180,22 @@ impl fmt::Display for VersionAdvice {
     }
 }
 
+/// A name from a file, for a message: control characters escaped, cut if it is long.
+pub(super) struct Quoted<'a>(pub(super) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_MAX: usize = 80;
+        for character in self.0.chars().take(SHOWN_MAX) {
+            write!(f, "{}", character.escape_debug())?;
+        }
+        if self.0.chars().nth(SHOWN_MAX).is_some() {
+            f.write_str("…")?;
+        }
+        Ok(())
+    }
+}
+
 /// A number with its thousands set apart.
 pub(crate) struct Grouped(pub(crate) u64);
 
@@ -180,7 +204,7 @@ impl fmt::Display for Grouped {
         let digits = self.0.to_string();
         let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
         for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index) % 3 == 0 {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
                 text.push(',');
             }
             text.push(digit);
