@@ -108,6 +108,22 @@ pub enum ModelError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of the hub is none.
+    #[error("{endpoint:?} is not the address of a hub: {reason}")]
+    BadEndpoint {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Nothing can be downloaded on this machine.
+    #[error(
+        "could not prepare HTTPS: {reason}; check that the system's certificates (ca-certificates) are installed"
+    )]
+    HttpSetup {
+        /// What is wrong.
+        reason: String,
+    },
     /// The hub could not be reached, or the connection broke, too many times in a row.
     #[error(
         "{what} failed after {tries} tries: {reason}; check the network (and proxy), then run the same command again: it goes on where it stopped"

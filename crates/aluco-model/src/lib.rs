@@ -3,12 +3,14 @@
 mod catalogue;
 mod error;
 pub mod gguf;
+mod hub;
 mod name;
 mod store;
 
 pub use catalogue::{CatalogueEntry, catalogue};
 pub use error::ModelError;
 pub use gguf::GgufError;
+pub use hub::{Hub, HubConfig, PullProgress, PullStage};
 pub use name::{HubRef, ModelRef, RepoId, ShortName, Tag};
 pub use store::{
     FreeSpace, ImportMode, ImportOptions, ImportProgress, ModelSource, Store, StoreConfig,

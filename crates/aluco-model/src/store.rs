@@ -20,6 +20,7 @@ use crate::{
     name::variant::{split_part, strip_gguf},
 };
 
+pub(crate) use imports::hex;
 pub use imports::{ImportMode, ImportOptions, ImportProgress};
 
 /// Where models lie.
@@ -101,6 +102,11 @@ impl Store {
     /// Where its models lie.
     pub fn config(&self) -> &StoreConfig {
         &self.config
+    }
+
+    /// Bytes that may still be written to the disk that holds a folder.
+    pub(crate) fn free_bytes(&self, folder: &Path) -> Result<u64, ModelError> {
+        (self.free_space)(folder).map_err(ModelError::io("measure", folder))
     }
 
     /// The model of this name or path. A short name means an import of that name, else the catalogue's entry in the hub cache;

@@ -25,7 +25,7 @@ use crate::{
     store::entries,
 };
 
-/// Ending of a file that [`crate::HubClient`] is still filling. Not `.incomplete`, which other programs resume by length
+/// Ending of a file that [`crate::Hub`] is still filling. Not `.incomplete`, which other programs resume by length
 /// alone: ours are filled in several places at once, and their length says nothing.
 pub(crate) const PARTIAL_SUFFIX: &str = ".aluco-part";
 /// Ending of the notes beside it.
@@ -79,8 +79,36 @@ pub(crate) fn find(cache: &Path, hub: &HubRef) -> Result<Option<StoredModel>, Mo
     Ok(None)
 }
 
+/// The model that these files of a commit make.
+pub(crate) fn find_files(
+    cache: &Path,
+    repo: &RepoId,
+    commit: &str,
+    files: &[String],
+) -> Result<StoredModel, ModelError> {
+    let snapshots = snapshots(&cache.join(repo.cache_folder()))?;
+    let found = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.commit == commit)
+        .find_map(|snapshot| {
+            let variants = variants(snapshot.files.iter().map(String::as_str));
+            let variant = variants.into_iter().find(|v| v.files == files)?;
+            Some((snapshot, variant))
+        });
+    match found {
+        Some((snapshot, variant)) => stored(repo, snapshot, &variant),
+        // Deleted by someone else in this moment.
+        None => Err(ModelError::NotFound {
+            name: repo.to_string(),
+        }),
+    }
+}
+
 /// A repository's folder, whatever case its name was written in.
-fn repo_folder(cache: &Path, repo: &RepoId) -> Result<Option<(RepoId, PathBuf)>, ModelError> {
+pub(crate) fn repo_folder(
+    cache: &Path,
+    repo: &RepoId,
+) -> Result<Option<(RepoId, PathBuf)>, ModelError> {
     let exact = cache.join(repo.cache_folder());
     if exact.is_dir() {
         return Ok(Some((repo.clone(), exact)));
