@@ -2,7 +2,9 @@
 //!
 //! Nothing heavy happens before the command line is read: no async runtime, no log, no look at the machine.
 
+mod chat;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod failure;

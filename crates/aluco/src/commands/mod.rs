@@ -2,6 +2,9 @@
 
 mod config;
 mod documents;
+mod ps;
+mod run;
+mod stop;
 
 use crate::{
     cli::{Cli, Command},
@@ -26,6 +29,9 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
     let config: Config = load(&environment, files, cli.command.given())?;
     match &cli.command {
         Command::Config(args) => config::run(args, &config),
+        Command::Run(args) => run::run(args, &config, &environment),
+        Command::Ps(args) => ps::run(args, &config),
+        Command::Stop(args) => stop::run(args, &config),
         _ => Err(crate::failure::Failure::new("not yet")),
     }
 }

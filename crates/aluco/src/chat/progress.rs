@@ -1,0 +1,110 @@
+//! What moves on standard error while there is nothing to read yet. Nothing at all if it is no terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::client::wire::{ModelState, Status};
+
+/// Waits that are shorter show nothing: a flicker tells nobody anything.
+pub(super) const PATIENCE: Duration = Duration::from_millis(150);
+
+/// A line that shows what is being waited for.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    spinner: ProgressStyle,
+    counter: ProgressStyle,
+}
+
+impl Progress {
+    /// Draws only if `is_shown`.
+    pub(super) fn new(is_shown: bool) -> Self {
+        let target = if is_shown {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style = |template: &str| {
+            ProgressStyle::with_template(template).expect("the template is well-formed")
+        };
+        Self {
+            bar: ProgressBar::with_draw_target(None, target),
+            spinner: style("{spinner:.dim} {msg:.dim}"),
+            counter: style("{spinner:.dim} {msg:.dim} {bar:24} {percent:>3} %"),
+        }
+    }
+
+    /// False if nobody sees it.
+    pub(super) fn is_shown(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    /// True once it was taken away.
+    pub(super) fn is_over(&self) -> bool {
+        self.bar.is_finished()
+    }
+
+    /// Something of unknown length goes on.
+    pub(super) fn wait(&self, what: &str) {
+        self.bar.set_style(self.spinner.clone());
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+    }
+
+    /// A part of something is done.
+    pub(super) fn count(&self, what: &str, done: u64, total: u64) {
+        self.bar.set_style(self.counter.clone());
+        self.bar.set_message(what.to_owned());
+        self.bar.set_length(total);
+        self.bar.set_position(done.min(total));
+        self.bar.tick();
+    }
+
+    /// Shows the model that loads, if one does.
+    pub(super) fn show_loading(&self, status: &Status) {
+        let loading = status.models.iter().find_map(|model| match model.state {
+            ModelState::Loading { progress } => Some((model, progress)),
+            ModelState::Ready => None,
+        });
+        match loading {
+            Some((model, progress)) => {
+                let percent = (progress.clamp(0.0, 1.0) * 100.0) as u64;
+                self.count(&format!("loading {}", last_part(&model.name)), percent, 100);
+            }
+            None => self.bar.tick(),
+        }
+    }
+
+    /// Takes the line away.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A path without its folders: the line has to fit.
+fn last_part(name: &str) -> String {
+    let last = if name.starts_with('/') {
+        name.rsplit('/').next().unwrap_or(name)
+    } else {
+        name
+    };
+    crate::render::printable(last).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_file_is_shown_without_its_folders() {
+        assert_eq!(last_part("/home/owl/models/a.gguf"), "a.gguf");
+        assert_eq!(last_part("org/repo:tag"), "org/repo:tag");
+    }
+
+    #[test]
+    fn nothing_is_drawn_where_nobody_looks() {
+        let progress = Progress::new(false);
+        progress.count("prompt", 1, 2);
+        assert!(!progress.is_shown());
+    }
+}

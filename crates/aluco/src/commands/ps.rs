@@ -1,0 +1,153 @@
+//! `aluco ps`: the models that a running server holds.
+
+use std::{
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use super::run::{configured, current_thread};
+use crate::{
+    cli::PsArgs,
+    client::wire::{Memory, ModelState, ModelStatus},
+    config::Config,
+    failure::{Outcome, Status},
+    render::{self, Column, Table, ago, say, thousands},
+};
+
+/// Runs the command.
+pub(crate) fn run(args: &PsArgs, config: &Config) -> Outcome {
+    let client = configured(&config.settings)?;
+    let runtime = current_thread()?;
+    if args.json {
+        let status = runtime.block_on(client.status_json())?;
+        render::print_json(&status)?;
+        return Ok(Status::Done);
+    }
+    let status = runtime.block_on(client.status())?;
+    if status.models.is_empty() {
+        say(&format!("no model is loaded at {}", client.url()));
+        return Ok(Status::Done);
+    }
+    let table = table(&status.models, SystemTime::now());
+    write!(
+        io::stdout().lock(),
+        "{}",
+        table.render(render::terminal_columns())
+    )?;
+    Ok(Status::Done)
+}
+
+fn table(models: &[ModelStatus], now: SystemTime) -> Table {
+    let mut table = Table::new([
+        Column::long_words("MODEL"),
+        Column::words("STATE"),
+        Column::numbers("CONTEXT"),
+        Column::numbers("BUSY"),
+        Column::numbers("REQUESTS"),
+        Column::long_words("MEMORY"),
+        Column::words("UNTIL"),
+    ]);
+    for model in models {
+        table.row(row(model, now));
+    }
+    table
+}
+
+fn row(model: &ModelStatus, now: SystemTime) -> [String; 7] {
+    let none = || "-".to_owned();
+    let state = match model.state {
+        ModelState::Loading { progress } => {
+            format!("loading {:.0} %", progress.clamp(0.0, 1.0) * 100.0)
+        }
+        ModelState::Ready => "ready".to_owned(),
+    };
+    let running = model
+        .activity
+        .as_ref()
+        .map_or(0, |activity| activity.sequences_running);
+    // What the worker holds now is truer than what it held after the load.
+    let memory = model
+        .activity
+        .as_ref()
+        .map(|activity| &*activity.memory)
+        .filter(|memory| !memory.is_empty())
+        .or(model.loaded.as_ref().map(|loaded| &*loaded.memory))
+        .unwrap_or_default();
+    let until = match (model.state, model.expires_at) {
+        (ModelState::Loading { .. }, _) => none(),
+        (ModelState::Ready, Some(_)) if model.requests > 0 => "in use".to_owned(),
+        (ModelState::Ready, Some(time)) if time <= now => "now".to_owned(),
+        (ModelState::Ready, Some(time)) => ago(time, now),
+        (ModelState::Ready, None) => "stopped".to_owned(),
+    };
+    [
+        model.name.clone(),
+        state,
+        model
+            .loaded
+            .as_ref()
+            .map_or_else(none, |loaded| thousands(loaded.context_tokens)),
+        model
+            .loaded
+            .as_ref()
+            .map_or_else(none, |loaded| format!("{running}/{}", loaded.sequences_max)),
+        thousands(model.requests),
+        by_device(memory),
+        until,
+    ]
+}
+
+/// `Vulkan0 1.2 GiB, CPU 98.9 MiB`, the largest first.
+fn by_device(memory: &[Memory]) -> String {
+    let mut devices: Vec<&Memory> = memory.iter().filter(|device| device.bytes() > 0).collect();
+    devices.sort_by_key(|device| std::cmp::Reverse(device.bytes()));
+    let texts: Vec<String> = devices
+        .into_iter()
+        .map(|device| format!("{} {}", device.device, size(device.bytes())))
+        .collect();
+    if texts.is_empty() {
+        "-".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    if bytes >= 1_073_741_824.0 {
+        format!("{:.1} GiB", bytes / 1_073_741_824.0)
+    } else {
+        format!("{:.1} MiB", bytes / 1_048_576.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn models_are_told_in_a_table() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let memory = serde_json::json!([
+            { "device": "CPU", "description": "", "weights_bytes": 0, "context_bytes": 0, "compute_bytes": 0 },
+            { "device": "CPU_REPACK", "weights_bytes": 100 << 20, "context_bytes": 0, "compute_bytes": 3 << 19 },
+            { "device": "Vulkan0", "weights_bytes": 3_u64 << 30, "context_bytes": 3 << 29, "compute_bytes": 0 },
+        ]);
+        let models: Vec<ModelStatus> = serde_json::from_value(serde_json::json!([
+            { "name": "smollm2:135m", "state": { "loading": { "progress": 0.426 } }, "requests": 2 },
+            { "name": "unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M", "state": "ready", "requests": 0,
+              "loaded": { "context_tokens": 32768, "sequences_max": 4, "memory": memory },
+              "activity": { "sequences_running": 0, "memory": [] },
+              "expires_at": now + Duration::from_secs(240) },
+            { "name": "owl", "state": "ready", "requests": 3,
+              "loaded": { "context_tokens": 4096, "sequences_max": 1, "memory": [] },
+              "activity": { "sequences_running": 1 },
+              "expires_at": now },
+            { "name": "kept", "state": "ready" },
+        ]))
+        .unwrap();
+        insta::assert_snapshot!(table(&models, now).render(None));
+    }
+}

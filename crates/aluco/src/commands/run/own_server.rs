@@ -1,0 +1,83 @@
+//! The very server that `aluco serve` runs, in this process, for nobody but this process.
+
+use std::{fs::File, io::Read, time::Duration};
+
+use aluco_fleet::{Fleet, FleetConfig};
+use aluco_model::{Store, StoreConfig};
+use aluco_server::ServerConfig;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::{
+    client::Client,
+    config::Settings,
+    failure::{Failure, Outcome},
+};
+
+/// How long what runs may go on once nobody listens any more.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// A server that lives as long as this command.
+pub(super) struct OwnServer {
+    client: Client,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl OwnServer {
+    /// Listens on loopback at a free port, behind a key that nobody else knows. The model is looked up first, not yet loaded.
+    pub(super) async fn start(settings: &Settings, model: &str) -> Outcome<Self> {
+        let store = Store::new(StoreConfig {
+            hub_cache: settings.hub_cache.clone(),
+            models: settings.models_folder.clone(),
+        });
+        store.find(model)?;
+        let cannot = |error| Failure::new(format!("cannot start a server of its own: {error}"));
+        let key = random_key().map_err(cannot)?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let fleet = Fleet::new(FleetConfig {
+            worker_binary: settings.worker.clone(),
+            backend: settings.backend,
+            load_options: settings.load.clone(),
+            models_max: 1,
+            // The model is in use as long as this command runs, however long the user thinks.
+            keep_alive: None,
+            ..FleetConfig::new(store)
+        });
+        let config = ServerConfig {
+            api_keys: vec![key.clone()],
+            body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            shutdown_limit: SHUTDOWN_LIMIT,
+            ..ServerConfig::default()
+        };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(aluco_server::serve(listener, fleet, config, async {
+            // An error means that the sender is gone: time to stop as well.
+            let _ = stopped.await;
+        }));
+        Ok(Self {
+            client: Client::new(&format!("http://{address}"), Some(&key))?,
+            stop,
+            task,
+        })
+    }
+
+    /// Who can ask it.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Stops it, and the workers with it.
+    pub(super) async fn close(self) {
+        let _ = self.stop.send(());
+        // The answer is out; what goes wrong now is nothing that a user could act on.
+        let _ = self.task.await;
+    }
+}
+
+/// 32 random bytes in hex.
+fn random_key() -> std::io::Result<String> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

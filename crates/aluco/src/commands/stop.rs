@@ -1,0 +1,58 @@
+//! `aluco stop`: unloads a model, or ends the server.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::run::{absolute, configured, current_thread};
+use crate::{
+    cli::StopArgs,
+    client::Client,
+    config::Config,
+    failure::{Failure, Outcome, Status},
+    render::say,
+};
+
+/// How long is waited for a server to be gone: its own limit is 10 s unless configured otherwise.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Runs the command.
+pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
+    let client = configured(&config.settings)?;
+    let runtime = current_thread()?;
+    match &args.model {
+        Some(model) => {
+            let is_unloaded = runtime.block_on(client.unload(&absolute(model)?))?;
+            let what = if is_unloaded {
+                "is unloaded"
+            } else {
+                "was not loaded"
+            };
+            say(&format!("{model} {what}"));
+        }
+        None => {
+            runtime.block_on(stop(&client))?;
+            say(&format!("the server at {} has stopped", client.url()));
+        }
+    }
+    Ok(Status::Done)
+}
+
+/// Comes back when the server is gone, not when it has heard.
+async fn stop(client: &Client) -> Outcome<()> {
+    client.shutdown().await?;
+    let asked = Instant::now();
+    while client.check().await.is_ok() {
+        if asked.elapsed() > GONE_LIMIT {
+            return Err(Failure::new(format!(
+                "the server at {} still runs",
+                client.url()
+            )));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    Ok(())
+}
