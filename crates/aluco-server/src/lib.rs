@@ -1,1 +1,28 @@
-//! HTTP: API dialects, translated to and from one internal request and event type.
+//! Aluco over HTTP: API dialects translated to and from one internal form, [`aluco_fleet::proto::GenerationSpec`] and its events.
+//!
+//! ```no_run
+//! # async fn example(fleet: aluco_fleet::Fleet) -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:13313").await?;
+//! let config = aluco_server::ServerConfig::default();
+//! aluco_server::serve(listener, fleet, config, async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await
+//! # }
+//! ```
+//!
+//! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
+//! the log, the metrics); `body` reads JSON; `openai` and `native` are the dialects; `stream` turns the events of a generation into
+//! server-sent events; `error` is what goes wrong, in OpenAI's form.
+
+mod app;
+mod body;
+mod config;
+mod error;
+mod guard;
+mod metrics;
+mod native;
+mod openai;
+mod serve;
+mod stream;
+
+pub use app::router;
+pub use config::{ServerConfig, bind_refusal};
+pub use serve::serve;

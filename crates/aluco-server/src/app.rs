@@ -1,0 +1,106 @@
+//! The routes and what they share.
+
+use std::{sync::Arc, time::SystemTime};
+
+use aluco_fleet::Fleet;
+use axum::{
+    Router,
+    http::{Method, StatusCode, Uri},
+    middleware,
+    routing::{get, post},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ServerConfig, error::ApiError, guard, metrics::Metrics, native, openai};
+
+/// What all requests share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fleet: Fleet,
+    config: ServerConfig,
+    metrics: Metrics,
+    /// Cancelled when a client asks the server to stop.
+    stop: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(fleet: Fleet, config: ServerConfig) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                fleet,
+                config,
+                metrics: Metrics::new(),
+                stop: CancellationToken::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.shared.fleet
+    }
+
+    pub(crate) fn config(&self) -> &ServerConfig {
+        &self.shared.config
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.shared.stop
+    }
+
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/", get(native::about))
+            .route("/health", get(native::health))
+            .route("/metrics", get(native::metrics))
+            .route("/v1/chat/completions", post(openai::chat::complete))
+            .route("/v1/completions", post(openai::text::complete))
+            .route("/v1/models", get(openai::models::list))
+            .route("/v1/models/{*name}", get(openai::models::get))
+            .route("/aluco/v1/status", get(native::status))
+            .route("/aluco/v1/models/load", post(native::load))
+            .route("/aluco/v1/models/unload", post(native::unload))
+            .route("/aluco/v1/tokenize", post(native::tokenize))
+            .route("/aluco/v1/detokenize", post(native::detokenize))
+            .route("/aluco/v1/render", post(native::render))
+            .route("/aluco/v1/shutdown", post(native::shutdown))
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(middleware::from_fn_with_state(self.clone(), guard::watch))
+            .with_state(self)
+    }
+}
+
+/// The routes, for use without a socket of one's own. `POST /aluco/v1/shutdown` has no effect then; [`crate::serve`] gives it one.
+pub fn router(fleet: Fleet, config: ServerConfig) -> Router {
+    App::new(fleet, config).router()
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |passed| passed.as_secs())
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        format!("there is nothing at {}", uri.path()),
+    )
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{} does not take {method}", uri.path()),
+    )
+}

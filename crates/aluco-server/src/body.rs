@@ -1,0 +1,148 @@
+//! Request bodies: bounded, in time, and as the type that is asked for.
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{FromRequest, Request},
+    http::StatusCode,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{app::App, error::ApiError};
+
+/// A JSON body. The `Content-Type` is not looked at: clients forget it, and nothing else could be meant.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let config = app.config();
+        let reading = read(request.into_body(), config.body_bytes_max);
+        let bytes = tokio::time::timeout(config.read_timeout, reading)
+            .await
+            .map_err(|_| {
+                ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "timeout",
+                    format!(
+                        "the body did not arrive within {} s",
+                        config.read_timeout.as_secs()
+                    ),
+                )
+            })??;
+        parse(&bytes).map(Self)
+    }
+}
+
+async fn read(body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
+    to_bytes(body, bytes_max).await.map_err(|error| {
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            if cause.to_string().contains("length limit") {
+                return ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "request_too_large",
+                    format!("the body is over the limit of {bytes_max} bytes"),
+                );
+            }
+            source = cause.source();
+        }
+        ApiError::invalid(format!("the body could not be read: {error}"))
+    })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.is_empty() {
+        return Err(ApiError::invalid("the body is empty; JSON is expected"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let cause = error.into_inner();
+        if cause.is_data() {
+            let error = ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", cause.to_string());
+            // A dot stands for the whole body.
+            return if path == "." {
+                error
+            } else {
+                error.about(path)
+            };
+        }
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_json",
+            format!("the body is not JSON: {cause}"),
+        )
+    })?;
+    json.end().map_err(|error| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_json",
+            format!("the body goes on after its JSON: {error}"),
+        )
+    })?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        #[allow(dead_code)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        #[allow(dead_code)]
+        count: u32,
+    }
+
+    fn fault(json: &str) -> (String, Option<String>) {
+        let error = parse::<Outer>(json.as_bytes()).unwrap_err().to_json();
+        (
+            error["error"]["code"].as_str().unwrap().to_owned(),
+            error["error"]["param"].as_str().map(str::to_owned),
+        )
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_by_its_path() {
+        assert_eq!(
+            fault(r#"{"inner":[{"count":1},{"count":"two"}]}"#),
+            (
+                "invalid_value".to_owned(),
+                Some("inner[1].count".to_owned())
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_apart_from_wrong_types() {
+        for broken in ["{", "nonsense", "{\"inner\":[]} more", "\"\u{0}"] {
+            assert_eq!(fault(broken).0, "invalid_json", "{broken}");
+        }
+        assert_eq!(fault("").0, "invalid_request");
+        assert_eq!(fault("[]").0, "invalid_value");
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        let deep = format!("{{\"x\":{}", "[".repeat(100_000));
+        assert_eq!(fault(&deep).0, "invalid_json");
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_not_read() {
+        let error = read(Body::from(vec![b' '; 100]), 99).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(
+            read(Body::from(vec![b' '; 99]), 99).await.unwrap().len(),
+            99
+        );
+    }
+}

@@ -1,0 +1,277 @@
+//! What happens to every request before and after its handler: its id, who may ask, the log, the metrics.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use aluco_model::ModelRef;
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use subtle::ConstantTimeEq;
+
+use crate::{app::App, error::ApiError};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Longest request id that is taken over from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Who asks, as handlers need it.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Id of the request, in the log and in the reply.
+    pub(crate) request_id: String,
+    /// The connection comes from this machine.
+    is_local: bool,
+}
+
+impl Caller {
+    /// A model's name, if this caller may use it: only programs of this machine may name files.
+    pub(crate) fn may_use(&self, model: &str) -> Result<(), ApiError> {
+        if model.is_empty() {
+            return Err(ApiError::invalid_value("model", "no model is named"));
+        }
+        if !self.is_local && matches!(model.parse(), Ok(ModelRef::Path(_))) {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "model_not_allowed",
+                "files can be named as models only from this machine; use a model's name",
+            )
+            .about("model"));
+        }
+        Ok(())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts
+            .extensions
+            .get()
+            .cloned()
+            .expect("`watch` has seen every request"))
+    }
+}
+
+/// The middleware.
+pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let caller = Caller {
+        request_id: request_id(request.headers()),
+        is_local: request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .is_none_or(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()),
+    };
+    let id = caller.request_id.clone();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    // Paths that a client makes up must not become labels of metrics.
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unknown", MatchedPath::as_str)
+        .to_owned();
+    let response = match admit(&app, &request) {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            let _running = app.metrics().begin();
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    };
+    let mut response = response;
+    let status = response.status();
+    let elapsed = began.elapsed();
+    app.metrics().answered(&route, status, elapsed);
+    let error = response
+        .extensions()
+        .get::<ApiError>()
+        .map(|error| error.to_json().to_string());
+    tracing::info!(
+        target: "aluco::access",
+        request = id,
+        %method,
+        path,
+        status = status.as_u16(),
+        ms = elapsed.as_secs_f64() * 1e3,
+        error,
+        "answered"
+    );
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// The client's own id if it is a sane one.
+fn request_id(headers: &HeaderMap) -> String {
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX)
+        .filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
+        .map_or_else(
+            || format!("req-{}", uuid::Uuid::new_v4().simple()),
+            str::to_owned,
+        )
+}
+
+/// True if the request may reach its handler.
+fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
+    let keys = &app.config().api_keys;
+    let headers = request.headers();
+    if keys.is_empty() {
+        return from_this_machine(headers, request.uri());
+    }
+    if matches!(request.uri().path(), "/" | "/health") {
+        return Ok(());
+    }
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(bearer)
+        .or_else(|| headers.get(API_KEY)?.to_str().ok());
+    let Some(given) = given else {
+        return Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "missing_api_key",
+            "an API key is needed: send it as `Authorization: Bearer KEY`",
+        ));
+    };
+    let known = keys.iter().fold(subtle::Choice::from(0), |known, key| {
+        known | key.as_bytes().ct_eq(given.as_bytes())
+    });
+    if known.into() {
+        Ok(())
+    } else {
+        Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "the API key is not one of this server's",
+        ))
+    }
+}
+
+/// The key of an `Authorization` header.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// Without a key, browsers are the danger: any web page can send requests to this machine, directly (then they carry its origin) or by
+/// having its own name resolve to 127.0.0.1 (then they carry its host).
+fn from_this_machine(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
+    let host = match headers.get(header::HOST) {
+        Some(value) => value.to_str().ok(),
+        None => uri.authority().map(axum::http::uri::Authority::as_str),
+    };
+    if host.is_some_and(|host| !names_this_machine(host)) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "host_not_allowed",
+            "without an API key only requests to localhost are answered",
+        ));
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return Ok(());
+    };
+    let is_local = origin
+        .to_str()
+        .ok()
+        .and_then(|origin| origin.split_once("://"))
+        .is_some_and(|(_, authority)| names_this_machine(authority));
+    if is_local {
+        Ok(())
+    } else {
+        Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            "web pages of other sites may not use this server; set an API key to allow them",
+        ))
+    }
+}
+
+/// True for `localhost` and loopback addresses, with or without a port.
+fn names_this_machine(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
+        None => authority
+            .rsplit_once(':')
+            .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+            .map_or(authority, |(host, _)| host),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for (authority, local) in [
+            ("localhost", true),
+            ("LOCALHOST:13313", true),
+            ("aluco.localhost:80", true),
+            ("127.0.0.1:13313", true),
+            ("[::1]:13313", true),
+            ("[::1]", true),
+            ("evil.example", false),
+            ("localhost.evil.example:13313", false),
+            ("evillocalhost", false),
+            ("192.168.0.3:13313", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(names_this_machine(authority), local, "{authority}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_of_a_key_is_read_in_any_case() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc"), Some("abc"));
+        assert_eq!(bearer("Basic abc"), None);
+        assert_eq!(bearer("abc"), None);
+    }
+
+    #[test]
+    fn ids_of_clients_are_taken_over_unless_they_could_do_harm() {
+        let id = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_static(value));
+            request_id(&headers)
+        };
+        assert_eq!(id("abc-1"), "abc-1");
+        assert!(id("two words").starts_with("req-"));
+        assert!(id("").starts_with("req-"));
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn files_can_be_named_only_from_this_machine() {
+        let mut caller = Caller {
+            request_id: String::new(),
+            is_local: false,
+        };
+        assert!(caller.may_use("/models/a.gguf").is_err());
+        assert!(caller.may_use("smollm2:135m").is_ok());
+        assert!(caller.may_use("").is_err());
+        caller.is_local = true;
+        assert!(caller.may_use("/models/a.gguf").is_ok());
+    }
+}

@@ -1,0 +1,163 @@
+//! `POST /v1/chat/completions`.
+
+use aluco_fleet::proto::{ChatPrompt, GenerationEvent, GenerationSpec, Prompt, TokenLogprob};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{Choice, Envelope, finish_reason, logprobs, messages, request::Body};
+use crate::{
+    app::App,
+    body::JsonBody,
+    error::ApiError,
+    guard::Caller,
+    stream::{Feed, Form, Totals, respond},
+};
+
+pub(crate) async fn complete(
+    State(app): State<App>,
+    caller: Caller,
+    JsonBody(mut body): JsonBody<Body>,
+) -> Result<Response, ApiError> {
+    caller.may_use(&body.model)?;
+    body.refuse_unsupported()?;
+    let spec = spec(&mut body)?;
+    let form = ChatForm {
+        envelope: Envelope::new(
+            "chatcmpl",
+            if body.is_streamed() {
+                "chat.completion.chunk"
+            } else {
+                "chat.completion"
+            },
+            body.model.clone(),
+            body.includes_usage(),
+        ),
+        wants_logprobs: spec.logprobs.is_some(),
+        choices: vec![Choice::default(); spec.choices as usize],
+    };
+    let feed = Feed::new(&app, &caller, &body.model, vec![spec]);
+    if body.is_streamed() {
+        return respond(app.config(), feed, form).await;
+    }
+    Ok(Json(whole(feed, form).await?).into_response())
+}
+
+fn spec(body: &mut Body) -> Result<GenerationSpec, ApiError> {
+    let Some(messages) = body.messages.take() else {
+        return Err(ApiError::invalid_value("messages", "there are no messages"));
+    };
+    let mut template_arguments = body.chat_template_kwargs.take().unwrap_or_default();
+    // Templates of reasoning models read it under this very name.
+    if let Some(effort) = body.reasoning_effort.take() {
+        template_arguments
+            .entry("reasoning_effort")
+            .or_insert_with(|| effort.into());
+    }
+    Ok(GenerationSpec {
+        prompt: Prompt::Chat(ChatPrompt {
+            messages: messages::checked(messages)?,
+            template_arguments,
+            add_generation_prompt: true,
+        }),
+        sampling: body.sampling()?,
+        choices: body.choices()?,
+        tokens_max: body.tokens_max()?,
+        stop: body.stops()?,
+        logprobs: body.chat_logprobs()?,
+    })
+}
+
+/// The reply in one piece.
+async fn whole(mut feed: Feed, mut form: ChatForm) -> Result<Value, ApiError> {
+    while let Some((_, event)) = feed.next().await? {
+        match event {
+            GenerationEvent::Delta {
+                choice,
+                text,
+                logprobs,
+                ..
+            } => {
+                let choice = &mut form.choices[choice as usize];
+                choice.text.push_str(&text);
+                choice.logprobs.extend(logprobs);
+            }
+            GenerationEvent::Finished { choice, reason } => {
+                form.choices[choice as usize].finish = Some(finish_reason(&reason));
+            }
+            _ => {}
+        }
+    }
+    let choices = form.choices.iter().enumerate();
+    let choices: Vec<_> = choices
+        .map(|(index, choice)| {
+            json!({
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": null},
+                "logprobs": form.logprobs(&choice.logprobs),
+                "finish_reason": choice.finish,
+            })
+        })
+        .collect();
+    Ok(form.envelope.close(&choices, feed.totals()))
+}
+
+struct ChatForm {
+    envelope: Envelope,
+    wants_logprobs: bool,
+    choices: Vec<Choice>,
+}
+
+impl ChatForm {
+    fn logprobs(&self, logprobs: &[TokenLogprob]) -> Value {
+        if self.wants_logprobs {
+            logprobs::of_chat(logprobs)
+        } else {
+            Value::Null
+        }
+    }
+
+    fn chunk(&self, choice: u32, delta: &Value, logprobs: &Value, finish: Option<&str>) -> Value {
+        self.envelope.chunk(json!({
+            "index": choice,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }))
+    }
+}
+
+impl Form for ChatForm {
+    fn chunks(&mut self, _: usize, event: &GenerationEvent) -> Vec<Value> {
+        match event {
+            GenerationEvent::Started { .. } => (0..self.choices.len() as u32)
+                .map(|choice| {
+                    let delta = json!({"role": "assistant", "content": ""});
+                    self.chunk(choice, &delta, &Value::Null, None)
+                })
+                .collect(),
+            GenerationEvent::Delta {
+                choice,
+                text,
+                logprobs,
+                ..
+            } if !text.is_empty() || !logprobs.is_empty() => {
+                let delta = json!({"content": text});
+                vec![self.chunk(*choice, &delta, &self.logprobs(logprobs), None)]
+            }
+            GenerationEvent::Finished { choice, reason } => {
+                let finish = Some(finish_reason(reason));
+                vec![self.chunk(*choice, &json!({}), &Value::Null, finish)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn last_chunk(&self, totals: &Totals) -> Option<Value> {
+        let envelope = &self.envelope;
+        envelope.include_usage.then(|| envelope.close(&[], totals))
+    }
+}

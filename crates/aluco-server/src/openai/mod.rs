@@ -1,0 +1,114 @@
+//! OpenAI's dialect: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+
+pub(crate) mod chat;
+mod logprobs;
+pub(crate) mod messages;
+pub(crate) mod models;
+mod request;
+pub(crate) mod text;
+
+use std::time::SystemTime;
+
+use aluco_fleet::proto::{FinishReason, TokenLogprob};
+use serde_json::{Value, json};
+
+use crate::{app::unix_seconds, stream::Totals};
+
+/// What every reply and every chunk of one request carries.
+struct Envelope {
+    id: String,
+    created: u64,
+    model: String,
+    object: &'static str,
+    /// A last chunk tells the usage, and the others say that they do not.
+    include_usage: bool,
+}
+
+impl Envelope {
+    fn new(prefix: &str, object: &'static str, model: String, include_usage: bool) -> Self {
+        Self {
+            id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
+            created: unix_seconds(SystemTime::now()),
+            model,
+            object,
+            include_usage,
+        }
+    }
+
+    fn wrap(&self, choices: &[Value]) -> Value {
+        json!({
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        })
+    }
+
+    /// A chunk of a stream.
+    fn chunk(&self, choice: Value) -> Value {
+        let mut chunk = self.wrap(&[choice]);
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// A whole reply, or the last chunk of a stream.
+    fn close(&self, choices: &[Value], totals: &Totals) -> Value {
+        let mut reply = self.wrap(choices);
+        reply["usage"] = usage(totals);
+        reply["timings"] = timings(totals);
+        reply
+    }
+}
+
+fn usage(totals: &Totals) -> Value {
+    let usage = &totals.usage;
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.generated_tokens,
+        "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    })
+}
+
+/// Where the time went, under llama-server's names (which clients of it show), and two of our own. The first token belongs to the
+/// prefill, so one token fewer is counted as decoded than was generated.
+fn timings(totals: &Totals) -> Value {
+    let (usage, timings) = (&totals.usage, &totals.timings);
+    let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
+    let decoded = usage.generated_tokens.saturating_sub(1);
+    let each = |ms: f64, count: u32| (count > 0).then(|| ms / f64::from(count));
+    json!({
+        "cache_n": usage.cached_tokens,
+        "prompt_n": computed,
+        "prompt_ms": timings.prefill_ms,
+        "prompt_per_token_ms": each(timings.prefill_ms, computed),
+        "prompt_per_second": timings.prefill_per_second(usage),
+        "predicted_n": usage.generated_tokens,
+        "predicted_ms": timings.decode_ms,
+        "predicted_per_token_ms": each(timings.decode_ms, decoded),
+        "predicted_per_second": timings.decode_per_second(usage),
+        "ttft_ms": timings.first_token_ms,
+        "queue_ms": timings.queue_ms,
+    })
+}
+
+/// OpenAI's word for the end of a choice.
+fn finish_reason(reason: &FinishReason) -> &'static str {
+    match reason {
+        FinishReason::EndOfGeneration | FinishReason::StopString(_) => "stop",
+        FinishReason::Length => "length",
+        // A stream never tells of it: it becomes an error before.
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+/// One choice, as far as it has come.
+#[derive(Debug, Default, Clone)]
+struct Choice {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<&'static str>,
+}

@@ -1,0 +1,254 @@
+//! The events of one request's generations, and how they become server-sent events.
+
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+use aluco_fleet::{
+    Fleet,
+    proto::{FinishReason, GenerationEvent, GenerationSpec, Timings, Usage},
+};
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    future::ready,
+    stream::{self, BoxStream, SelectAll},
+};
+use serde_json::Value;
+
+use crate::{ServerConfig, app::App, error::ApiError, guard::Caller};
+
+/// Tokens and times of all generations of a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) usage: Usage,
+    pub(crate) timings: Timings,
+}
+
+impl Totals {
+    /// Tokens and the time spent on them are summed; of the times until something happened the longest counts.
+    fn add(&mut self, usage: &Usage, timings: &Timings) {
+        self.usage.prompt_tokens += usage.prompt_tokens;
+        self.usage.cached_tokens += usage.cached_tokens;
+        self.usage.generated_tokens += usage.generated_tokens;
+        self.timings.prefill_ms += timings.prefill_ms;
+        self.timings.decode_ms += timings.decode_ms;
+        self.timings.queue_ms = self.timings.queue_ms.max(timings.queue_ms);
+        self.timings.first_token_ms = self.timings.first_token_ms.max(timings.first_token_ms);
+    }
+}
+
+type Numbered = (usize, Result<GenerationEvent, ApiError>);
+
+/// The events of one request: of one generation per prompt, which run side by side. Dropping it cancels them.
+pub(crate) struct Feed {
+    app: App,
+    request_id: String,
+    model: String,
+    generations: SelectAll<BoxStream<'static, Numbered>>,
+    totals: Totals,
+}
+
+impl Feed {
+    /// Nothing starts before [`Feed::next`] is called.
+    pub(crate) fn new(app: &App, caller: &Caller, model: &str, specs: Vec<GenerationSpec>) -> Self {
+        let mut generations = SelectAll::new();
+        for (prompt, spec) in specs.into_iter().enumerate() {
+            let events = events(app.fleet().clone(), model.to_owned(), spec);
+            generations.push(events.map(move |event| (prompt, event)).boxed());
+        }
+        Self {
+            app: app.clone(),
+            request_id: caller.request_id.clone(),
+            model: model.to_owned(),
+            generations,
+            totals: Totals::default(),
+        }
+    }
+
+    /// The next event, with the number of its prompt; `None` when all are complete. After an error nothing more is to be
+    /// expected. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<(usize, GenerationEvent)>, ApiError> {
+        let Some((prompt, event)) = self.generations.next().await else {
+            return Ok(None);
+        };
+        let event = event?;
+        match &event {
+            GenerationEvent::Done { usage, timings } => {
+                self.totals.add(usage, timings);
+                self.app.metrics().generated(&self.model, usage, timings);
+                tracing::info!(
+                    target: "aluco::access",
+                    request = self.request_id,
+                    model = self.model,
+                    prompt_tokens = usage.prompt_tokens,
+                    cached_tokens = usage.cached_tokens,
+                    generated_tokens = usage.generated_tokens,
+                    ttft_ms = timings.first_token_ms,
+                    prefill_per_second = timings.prefill_per_second(usage),
+                    decode_per_second = timings.decode_per_second(usage),
+                    "generated"
+                );
+            }
+            // Nobody who still listens asked for that.
+            GenerationEvent::Finished {
+                reason: FinishReason::Cancelled,
+                ..
+            } => {
+                return Err(ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "cancelled",
+                    "the generation was cancelled: its model is being unloaded, or the server is stopping",
+                ));
+            }
+            _ => {}
+        }
+        Ok(Some((prompt, event)))
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+}
+
+/// The events of one generation, from its request on.
+fn events(
+    fleet: Fleet,
+    model: String,
+    spec: GenerationSpec,
+) -> impl stream::Stream<Item = Result<GenerationEvent, ApiError>> + Send {
+    let started = async move { fleet.generate(&model, spec).await };
+    stream::once(started).flat_map(|started| match started {
+        Ok(generation) => stream::unfold(generation, |mut generation| async {
+            let event = match generation.next().await? {
+                GenerationEvent::Failed(failure) => Err(failure.into()),
+                event => Ok(event),
+            };
+            Some((event, generation))
+        })
+        .left_stream(),
+        Err(error) => stream::once(ready(Err(error.into()))).right_stream(),
+    })
+}
+
+/// How a dialect puts events into chunks.
+pub(crate) trait Form: Send + 'static {
+    /// The chunks that an event of a prompt becomes.
+    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<Value>;
+
+    /// The chunk that ends the stream, if one does.
+    fn last_chunk(&self, totals: &Totals) -> Option<Value>;
+}
+
+/// A streamed reply. What goes wrong before the request is accepted gets a status of its own, unless that takes longer than
+/// [`ServerConfig::accept_patience`], as the load of a large model does: then the stream begins, and errors come as its events.
+pub(crate) async fn respond<F: Form>(
+    config: &ServerConfig,
+    mut feed: Feed,
+    form: F,
+) -> Result<Response, ApiError> {
+    let first = tokio::time::timeout(config.accept_patience, feed.next()).await;
+    let mut events = EventStream {
+        feed,
+        form,
+        heartbeat_interval: config.heartbeat_interval,
+        activity: "loading or waiting".to_owned(),
+        frames: VecDeque::new(),
+        is_over: false,
+    };
+    match first {
+        Ok(first) => events.take(first?),
+        Err(_) => events.comment(),
+    }
+    let frames = stream::unfold(events, |mut events| async {
+        let frame = events.next().await?;
+        Some((Ok::<_, Infallible>(frame), events))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        // nginx would otherwise collect the stream.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    Ok((headers, Body::from_stream(frames)).into_response())
+}
+
+struct EventStream<F> {
+    feed: Feed,
+    form: F,
+    heartbeat_interval: Duration,
+    /// What a heartbeat says.
+    activity: String,
+    frames: VecDeque<Bytes>,
+    is_over: bool,
+}
+
+impl<F: Form> EventStream<F> {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Some(frame);
+            }
+            if self.is_over {
+                return None;
+            }
+            match tokio::time::timeout(self.heartbeat_interval, self.feed.next()).await {
+                Ok(Ok(event)) => self.take(event),
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        target: "aluco::access",
+                        request = self.feed.request_id,
+                        error = %error.to_json(),
+                        "stream failed"
+                    );
+                    self.data(&error.to_json());
+                    self.is_over = true;
+                }
+                Err(_) => self.comment(),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Option<(usize, GenerationEvent)>) {
+        let Some((prompt, event)) = event else {
+            if let Some(chunk) = self.form.last_chunk(&self.feed.totals) {
+                self.data(&chunk);
+            }
+            self.frames
+                .push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+            self.is_over = true;
+            return;
+        };
+        match event {
+            GenerationEvent::Prefill {
+                processed_tokens,
+                prompt_tokens,
+            } => {
+                self.activity = format!("prefill {processed_tokens}/{prompt_tokens}");
+                if processed_tokens < prompt_tokens {
+                    self.comment();
+                }
+            }
+            GenerationEvent::Delta { .. } => "generating".clone_into(&mut self.activity),
+            _ => {}
+        }
+        for chunk in self.form.chunks(prompt, &event) {
+            self.data(&chunk);
+        }
+    }
+
+    fn data(&mut self, json: &Value) {
+        self.frames
+            .push_back(Bytes::from(format!("data: {json}\n\n")));
+    }
+
+    /// A line that clients skip: proxies see that the stream lives, and those who look see how far the prompt is.
+    fn comment(&mut self) {
+        self.frames
+            .push_back(Bytes::from(format!(": {}\n\n", self.activity)));
+    }
+}
