@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::GgufError;
+
 /// Why a model could not be found, read or fetched. Every message says what to do next where something can be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -62,6 +64,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A GGUF file that is damaged, not all there, or of a kind that cannot be read.
+    #[error("{} cannot be used: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
     },
     /// An import under a name that is taken.
     #[error(
@@ -207,6 +217,15 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// An error of a model's files. Nearly all name their file; for one that does not, the model's name has to do.
+    pub(crate) fn gguf(model: &str, error: GgufError) -> Self {
+        let (path, source) = match error {
+            GgufError::InFile { path, error } => (path, *error),
+            other => (model.into(), other),
+        };
+        Self::Gguf { path, source }
+    }
+
     /// For `map_err` on file operations.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {

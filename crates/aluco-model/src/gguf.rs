@@ -23,6 +23,7 @@ mod value;
 pub mod writer;
 
 pub use error::GgufError;
+pub(crate) use error::Grouped;
 pub use file::{GgufFile, Part};
 pub use file_type::FileType;
 pub use header::Header;

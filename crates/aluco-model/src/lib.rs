@@ -4,6 +4,7 @@ mod catalogue;
 mod error;
 pub mod gguf;
 mod hub;
+mod info;
 mod name;
 mod store;
 
@@ -11,6 +12,7 @@ pub use catalogue::{CatalogueEntry, catalogue};
 pub use error::ModelError;
 pub use gguf::GgufError;
 pub use hub::{Hub, HubConfig, PullProgress, PullStage};
+pub use info::{ModelInfo, PerLayer, TensorTypeShare};
 pub use name::{HubRef, ModelRef, RepoId, ShortName, Tag};
 pub use store::{
     FreeSpace, ImportMode, ImportOptions, ImportProgress, ModelSource, Store, StoreConfig,
