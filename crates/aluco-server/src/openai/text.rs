@@ -65,6 +65,9 @@ fn specs(body: &mut Body) -> Result<Vec<GenerationSpec>, ApiError> {
         let problem = format!("{} prompts; 1 to {PROMPTS_MAX} can be had", prompts.len());
         return Err(ApiError::invalid_value("prompt", problem));
     }
+    if prompts.contains(&Prompt::Tokens(Vec::new())) {
+        return Err(ApiError::invalid_value("prompt", "the prompt is empty"));
+    }
     let spec = GenerationSpec {
         prompt: Prompt::Tokens(Vec::new()),
         sampling: body.sampling()?,

@@ -1,0 +1,59 @@
+//! Who may ask.
+
+use aluco_fake_worker::Script;
+use aluco_server::ServerConfig;
+use serde_json::json;
+
+use crate::world::{World, config, error};
+
+#[tokio::test]
+async fn a_key_is_asked_for_everywhere_but_for_the_health() {
+    let keyed = ServerConfig {
+        api_keys: vec!["first".to_owned(), "second".to_owned()],
+        ..config()
+    };
+    let world = World::with(keyed, |_| {}).await;
+    assert_eq!(world.get("/health").send().await.unwrap().status(), 200);
+    for path in ["/v1/models", "/metrics", "/aluco/v1/status", "/nothing"] {
+        let (status, code, _) = error(world.get(path).send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (401, "missing_api_key"), "{path}");
+    }
+    let wrong = world.get("/v1/models").bearer_auth("third");
+    let (status, code, _) = error(wrong.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (401, "invalid_api_key"));
+    let right = world.get("/v1/models").bearer_auth("second");
+    assert_eq!(right.send().await.unwrap().status(), 200);
+    let header = world.get("/v1/models").header("x-api-key", "first");
+    assert_eq!(header.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn web_pages_of_other_sites_are_refused_without_a_key() {
+    let world = World::new().await;
+    let origin = |origin| world.get("/v1/models").header("origin", origin).send();
+    for (from, status) in [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1", 200),
+    ] {
+        assert_eq!(origin(from).await.unwrap().status(), status, "{from}");
+    }
+    let rebound = world.get("/v1/models").header("host", "evil.example");
+    let (status, code, _) = error(rebound.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (403, "host_not_allowed"));
+}
+
+#[tokio::test]
+async fn every_reply_carries_the_id_of_its_request() {
+    let world = World::new().await;
+    let model = world.model("m", &Script::default());
+    let reply = world.get("/health").header("x-request-id", "abc");
+    assert_eq!(reply.send().await.unwrap().headers()["x-request-id"], "abc");
+    let reply = world.chat(&model, json!({})).await;
+    let id = reply.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert!(id.starts_with("req-"), "{id}");
+    let missing = world.get("/nothing").send().await.unwrap();
+    assert!(missing.headers().contains_key("x-request-id"));
+}

@@ -1,0 +1,10 @@
+//! The server over a real socket, with the fake worker behind it.
+
+mod chat;
+mod ending;
+mod guarding;
+mod hostile;
+mod native;
+mod streaming;
+mod text;
+mod world;

@@ -1,0 +1,171 @@
+//! A server with made-up models, and a client for it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use aluco_fake_worker::Script;
+use aluco_fleet::{Fleet, FleetConfig};
+use aluco_model::{Store, StoreConfig};
+use aluco_server::ServerConfig;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+/// Nothing in these tests may take longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) client: Client,
+    /// Ends the server when it is sent or dropped.
+    pub(crate) shutdown: Option<oneshot::Sender<()>>,
+    pub(crate) server: JoinHandle<std::io::Result<()>>,
+}
+
+/// A server with short limits.
+pub(crate) fn config() -> ServerConfig {
+    ServerConfig {
+        shutdown_limit: Duration::from_secs(5),
+        ..ServerConfig::default()
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(config(), |_| {}).await
+    }
+
+    pub(crate) async fn with(config: ServerConfig, adjust: impl FnOnce(&mut FleetConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(StoreConfig {
+            hub_cache: folder.path().join("hub"),
+            models: folder.path().join("models"),
+        });
+        let mut fleet = FleetConfig {
+            worker_binary: Some(aluco_fake_worker::binary()),
+            restart_backoff: Duration::from_millis(20),
+            ..FleetConfig::new(store)
+        };
+        adjust(&mut fleet);
+        let fleet = Fleet::new(fleet);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, ended) = oneshot::channel::<()>();
+        let ended = async {
+            let _ = ended.await;
+        };
+        let server = tokio::spawn(aluco_server::serve(listener, fleet, config, ended));
+        Self {
+            folder,
+            address,
+            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            shutdown: Some(shutdown),
+            server,
+        }
+    }
+
+    /// Writes a model that does what the script says, and gives its name.
+    pub(crate) fn model(&self, name: &str, script: &Script) -> String {
+        let path = self.path(&format!("{name}.gguf"));
+        let script = Script {
+            journal: Some(self.path(&format!("{name}.journal"))),
+            ..script.clone()
+        };
+        script.write(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// What happened to a model so far, in the words of the worker.
+    pub(crate) fn journal(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{name}.journal"))).unwrap_or_default()
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("http://{}{path}", self.address))
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client
+            .post(format!("http://{}{path}", self.address))
+            .json(body)
+    }
+
+    /// A chat with one question, and further fields.
+    pub(crate) async fn chat(&self, model: &str, fields: Value) -> Response {
+        let mut body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
+        merge(&mut body, fields);
+        let request = self.post("/v1/chat/completions", &body);
+        request.send().await.unwrap()
+    }
+
+    /// The same, which has to succeed.
+    pub(crate) async fn chat_json(&self, model: &str, fields: Value) -> Value {
+        let response = self.chat(model, fields).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        response.json().await.unwrap()
+    }
+
+    /// Sees that the server still does its work.
+    pub(crate) async fn assert_unharmed(&self, model: &str) {
+        let reply = self.chat_json(model, json!({})).await;
+        assert_eq!(reply["choices"][0]["message"]["content"], "Hello, world!");
+    }
+}
+
+pub(crate) fn merge(body: &mut Value, fields: Value) {
+    let (Value::Object(body), Value::Object(fields)) = (body, fields) else {
+        panic!("not an object");
+    };
+    body.extend(fields);
+}
+
+/// Status, code and field of an error in OpenAI's form.
+pub(crate) async fn error(response: Response) -> (u16, String, Option<String>) {
+    let status = response.status().as_u16();
+    let json: Value = response.json().await.unwrap();
+    let error = &json["error"];
+    assert!(!error["message"].as_str().unwrap().is_empty(), "{json}");
+    assert!(error["type"].is_string(), "{json}");
+    (
+        status,
+        error["code"].as_str().unwrap().to_owned(),
+        error["param"].as_str().map(str::to_owned),
+    )
+}
+
+/// The lines of an event stream: comments with their colon, data without `data: `.
+pub(crate) async fn lines(response: Response) -> Vec<String> {
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let text = response.text().await.unwrap();
+    text.split("\n\n")
+        .filter(|line| !line.is_empty())
+        .map(|line| line.strip_prefix("data: ").unwrap_or(line).to_owned())
+        .collect()
+}
+
+/// The chunks among the lines.
+pub(crate) fn chunks(lines: &[String]) -> Vec<Value> {
+    lines
+        .iter()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Looks until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"));
+}
