@@ -154,7 +154,7 @@ pub struct Persona {
     pub serve_hangs: bool,
     /// `serve` says this on standard error and exits with status 1 at once.
     pub serve_fails: Option<String>,
-    /// A file to which each start appends its verb, `probe` or `serve`, as a line.
+    /// A file to which each start appends a line of its verb and its process id, such as `serve 123`.
     pub journal: Option<PathBuf>,
 }
 
@@ -199,7 +199,8 @@ impl Persona {
 
     /// Notes a start in the journal.
     pub fn note(&self, verb: &str) {
-        note(self.journal.as_deref(), verb);
+        let line = format!("{verb} {}", std::process::id());
+        note(self.journal.as_deref(), &line);
     }
 
     /// What the worker says of itself.

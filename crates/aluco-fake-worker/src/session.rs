@@ -142,7 +142,11 @@ impl Worker {
         };
         match script.crash {
             Crash::Abort => std::process::abort(),
-            Crash::Segv => signal(rustix::process::Signal::SEGV),
+            Crash::Segv => loop {
+                // Rust's handler for stack overflows takes the first one, and only makes way for the next.
+                signal(rustix::process::Signal::SEGV);
+                thread::sleep(Duration::from_millis(1));
+            },
             Crash::KillSelf => signal(rustix::process::Signal::KILL),
             Crash::Exit => std::process::exit(7),
             Crash::Garbage => {

@@ -65,6 +65,17 @@ pub(crate) fn worker_lost(cause: &str) -> Failure {
     }
 }
 
+/// No model has made place for another in time.
+pub(crate) fn no_place(models_max: usize) -> Fault {
+    let places = models_max.max(1);
+    Fault::Failed(Failure {
+        kind: FailureKind::Overloaded,
+        message: format!(
+            "no place for this model: {places} may be loaded at once, and none became idle in time; try again later"
+        ),
+    })
+}
+
 /// A worker's answer that does not fit the question.
 pub(crate) fn out_of_step() -> Fault {
     Fault::Failed(Failure {

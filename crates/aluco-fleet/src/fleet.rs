@@ -257,14 +257,13 @@ impl Fleet {
         let shared = self.shared();
         shared.state().is_shutting_down = true;
         let deadline = tokio::time::Instant::now() + limit;
-        if timeout_at(deadline, self.idle()).await.is_err()
-            && let Some(worker) = shared.slot.running()
-        {
+        let is_idle = timeout_at(deadline, self.idle()).await.is_ok();
+        shared.stop.cancel();
+        if !is_idle && let Some(worker) = shared.slot.running() {
             tracing::info!("requests that still run are cancelled");
             worker.connection.cancel_all();
             let _ = timeout(CANCEL_GRACE, self.idle()).await;
         }
-        shared.stop.cancel();
         if let Some(worker) = shared.slot.last() {
             worker.stop().await;
         }

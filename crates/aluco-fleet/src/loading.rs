@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     FleetError,
     connection::{CallError, Connection},
-    error::{Fault, out_of_step},
+    error::{Fault, no_place, out_of_step},
     residency::{Ready, Stage, Step},
     shared::{RequestGuard, Shared, State},
 };
@@ -200,9 +200,7 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
         if let Some(leaving) = leaving {
             leaving.unload(shared);
         } else if timeout_at(deadline, changed.changed()).await.is_err() {
-            let state = shared.state();
-            let waiting = state.residency.get(handle).map_or(0, |it| it.requests);
-            return Err(Fault::Overloaded { waiting });
+            return Err(no_place(shared.config.models_max));
         }
     }
 }

@@ -110,10 +110,6 @@ impl Residency {
         }
     }
 
-    pub(crate) fn get(&self, handle: ModelHandle) -> Option<&Resident> {
-        self.residents.get(&handle)
-    }
-
     pub(crate) fn get_mut(&mut self, handle: ModelHandle) -> Option<&mut Resident> {
         self.residents.get_mut(&handle)
     }

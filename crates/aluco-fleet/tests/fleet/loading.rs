@@ -131,9 +131,13 @@ async fn a_request_that_no_place_is_made_for_is_turned_away_in_time() {
     let fleet = world.fleet();
     let mut stream = within(fleet.generate(&busy, spec("x"))).await.unwrap();
     let error = answer(&fleet, &wanted).await.unwrap_err();
+    let FleetError::Failed(failure) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(failure.kind, FailureKind::Overloaded);
     assert!(
-        matches!(error, FleetError::Overloaded { waiting: 1 }),
-        "{error:?}"
+        failure.message.contains("1 may be loaded at once"),
+        "{failure}"
     );
     first_delta(&mut stream).await;
     drop(stream);

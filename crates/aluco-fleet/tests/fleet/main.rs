@@ -1,5 +1,8 @@
 //! The fleet over real processes: the fake worker does what each test's script says.
 
+mod bench;
+mod dying;
+mod ending;
 mod generating;
 mod loading;
 mod world;

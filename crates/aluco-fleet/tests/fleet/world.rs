@@ -75,6 +75,15 @@ impl World {
         lines.iter().filter(|it| it.starts_with(line)).count()
     }
 
+    /// Process ids of the workers that were started so far.
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
+        self.journal("worker")
+            .iter()
+            .filter_map(|line| line.strip_prefix("serve "))
+            .map(|pid| pid.parse().unwrap())
+            .collect()
+    }
+
     /// What happened to a model so far, in the words of the worker.
     pub(crate) fn journal(&self, name: &str) -> Vec<String> {
         std::fs::read_to_string(self.path(&format!("{name}.journal")))
@@ -163,6 +172,14 @@ pub(crate) async fn worker_pid(fleet: &Fleet) -> u32 {
 /// True while a process exists, be it as a zombie.
 pub(crate) fn exists(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// True if a process does nothing any more: it is reaped, or waits for the reaper of orphans.
+pub(crate) fn gone(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    })
 }
 
 /// Sends a signal to a process.
