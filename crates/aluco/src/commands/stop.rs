@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::run::{absolute, configured, current_thread};
 use crate::{
     cli::StopArgs,
-    client::Client,
+    client::{Client, ClientError},
     config::Config,
     failure::{Failure, Outcome, Status},
     render::say,
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
 async fn stop(client: &Client) -> Outcome<()> {
     client.shutdown().await?;
     let asked = Instant::now();
-    while client.check().await.is_ok() {
+    while !is_gone(client).await {
         if asked.elapsed() > GONE_LIMIT {
             return Err(Failure::new(format!(
                 "the server at {} still runs",
@@ -55,4 +55,12 @@ async fn stop(client: &Client) -> Outcome<()> {
         sleep(LOOK_INTERVAL).await;
     }
     Ok(())
+}
+
+/// True if nobody listens there any more. A server that is ending takes connections and says nothing for a while.
+async fn is_gone(client: &Client) -> bool {
+    matches!(
+        client.check().await,
+        Err(ClientError::NoServer { reason: None, .. } | ClientError::NotAluco { .. })
+    )
 }

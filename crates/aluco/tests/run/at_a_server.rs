@@ -1,0 +1,178 @@
+//! With a server that runs already.
+
+use aluco_fake_worker::Script;
+use aluco_fleet::{Fleet, FleetConfig};
+use aluco_model::{Store, StoreConfig};
+use aluco_server::ServerConfig;
+use assert_cmd::assert::OutputAssertExt;
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout};
+
+use crate::home::{Home, PATIENCE};
+
+/// A server in this process.
+struct Server {
+    runtime: Runtime,
+    url: String,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    fn start(home: &Home, api_key: Option<&str>) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let store = Store::new(StoreConfig {
+            hub_cache: home.path().join("hub"),
+            models: home.path().join("models"),
+        });
+        let config = ServerConfig {
+            api_keys: api_key.map(str::to_owned).into_iter().collect(),
+            ..ServerConfig::default()
+        };
+        let (url, task) = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let fleet = Fleet::new(FleetConfig {
+                worker_binary: Some(aluco_fake_worker::binary()),
+                ..FleetConfig::new(store)
+            });
+            let never = std::future::pending();
+            (
+                url,
+                tokio::spawn(aluco_server::serve(listener, fleet, config, never)),
+            )
+        });
+        Self { runtime, url, task }
+    }
+
+    /// Comes back when it has ended.
+    fn ended(self) {
+        self.runtime
+            .block_on(async { timeout(PATIENCE, self.task).await })
+            .expect("the server ends")
+            .unwrap()
+            .unwrap();
+    }
+}
+
+fn stdout(command: &mut std::process::Command) -> String {
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_running_server_is_used_listed_freed_and_stopped() {
+    let home = Home::with(&Script::default());
+    let server = Server::start(&home, None);
+    let aluco = |args: &[&str]| {
+        let mut command = home.aluco(args);
+        command.env("ALUCO_URL", &server.url);
+        command
+    };
+    aluco(&["ps"])
+        .assert()
+        .success()
+        .stdout("")
+        .stderr(format!("no model is loaded at {}\n", server.url));
+
+    // There is no `--worker`, and none beside `aluco`: only the server can answer. The path is relative to here, not to there.
+    let answer = stdout(&mut aluco(&["run", "./model.gguf", "hello"]));
+    assert_eq!(answer, "Hello, world!\n");
+
+    let table = stdout(&mut aluco(&["ps"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(lines[0].starts_with("MODEL"), "{table}");
+    for part in ["model.gguf", "ready", "4,096"] {
+        assert!(lines[1].contains(part), "{part}: {table}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&mut aluco(&["ps", "--json"]))).unwrap();
+    assert_eq!(json["models"][0]["state"], "ready");
+    assert_eq!(json["models"][0]["loaded"]["context_tokens"], 4096);
+
+    for expected in ["model.gguf is unloaded\n", "model.gguf was not loaded\n"] {
+        aluco(&["stop", "model.gguf"])
+            .assert()
+            .success()
+            .stderr(expected);
+    }
+    assert_eq!(stdout(&mut aluco(&["ps"])), "");
+
+    aluco(&["stop"])
+        .assert()
+        .success()
+        .stderr(format!("the server at {} has stopped\n", server.url));
+    let url = server.url.clone();
+    server.ended();
+    for args in [
+        &["ps"][..],
+        &["ps", "--json"],
+        &["stop"],
+        &["stop", "x"],
+        &["run", "x", "hello"],
+    ] {
+        home.aluco(args)
+            .args(["--url", &url])
+            .assert()
+            .code(1)
+            .stdout("")
+            .stderr(format!(
+                "error: no server at {url}\n  start one with: aluco serve\n"
+            ));
+    }
+}
+
+#[test]
+fn a_key_that_the_server_does_not_know_is_told() {
+    let home = Home::with(&Script::default());
+    let server = Server::start(&home, Some("owls-only"));
+    let run = |key: &str| {
+        let mut command = home.aluco(&["run", "./model.gguf", "hello", "--url", &server.url]);
+        command.env("ALUCO_API_KEY", key);
+        command
+    };
+    run("owls-only")
+        .assert()
+        .success()
+        .stdout("Hello, world!\n");
+    let refused = run("cats-only").assert().code(1).stdout("");
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(said.contains("does not accept the API key"), "{said}");
+    assert!(said.contains("ALUCO_API_KEY"), "{said}");
+    assert!(!said.contains("cats-only"), "{said}");
+}
+
+#[test]
+fn a_model_that_the_server_does_not_have_is_told_with_the_way_to_get_it() {
+    let home = Home::with(&Script::default());
+    let server = Server::start(&home, None);
+    home.aluco(&["run", "smollm2:135m", "hello", "--url", &server.url])
+        .assert()
+        .code(1)
+        .stdout("")
+        .stderr("error: model smollm2:135m is not on this machine; get it with: aluco pull smollm2:135m\n");
+}
+
+#[test]
+fn who_is_no_aluco_server_is_told_apart() {
+    let home = Home::with(&Script::default());
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    runtime.spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream
+                .write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhoot!",
+                )
+                .await;
+        }
+    });
+    home.aluco(&["run", "x", "hello", "--url", &url])
+        .assert()
+        .code(1)
+        .stderr(format!(
+            "error: what answers at {url} is not an Aluco server\n  name another with --url, or start one with: aluco serve\n"
+        ));
+}

@@ -1,0 +1,108 @@
+//! A user with nothing but an empty home folder and a model that is made up.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use aluco_fake_worker::Script;
+use tempfile::TempDir;
+
+/// Longest wait for something that takes milliseconds on an idle machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A home folder.
+pub(crate) struct Home {
+    folder: TempDir,
+}
+
+impl Home {
+    /// One with a model, `model.gguf`, that follows this script.
+    pub(crate) fn with(script: &Script) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        script.write(&folder.path().join("model.gguf")).unwrap();
+        Self { folder }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The model's file.
+    pub(crate) fn model(&self) -> PathBuf {
+        self.path().join("model.gguf")
+    }
+
+    /// `aluco` with these arguments, run in the home folder and without any other setting.
+    pub(crate) fn aluco(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aluco"));
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("HOME", self.path())
+            .env("TERM", "xterm");
+        command
+    }
+
+    /// `aluco run model.gguf` with these arguments and a server of its own.
+    pub(crate) fn run(&self, args: &[&str]) -> Command {
+        let mut command = self.aluco(&["run", "model.gguf"]);
+        command
+            .arg("--worker")
+            .arg(aluco_fake_worker::binary())
+            .args(args);
+        command
+    }
+}
+
+/// A script that never comes to an end by itself.
+pub(crate) fn endless() -> Script {
+    Script {
+        tokens: vec!["on ".to_owned()],
+        endless: true,
+        delay_ms: 5,
+        context_tokens: 1_000_000,
+        ..Script::default()
+    }
+}
+
+/// The processes that this one started.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // The name in brackets may hold anything; what follows is the state and then the parent.
+        let parent_of_it = fs::read_to_string(entry.path().join("stat"))
+            .ok()
+            .and_then(|stat| {
+                let (_, rest) = stat.rsplit_once(')')?;
+                rest.split_whitespace().nth(1)?.parse::<u32>().ok()
+            });
+        if parent_of_it == Some(parent) {
+            children.push(pid);
+        }
+    }
+    children
+}
+
+/// Comes back when none of these processes is there any more.
+pub(crate) fn assert_gone(pids: &[u32]) {
+    let begun = Instant::now();
+    while let Some(pid) = pids
+        .iter()
+        .find(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    {
+        assert!(begun.elapsed() < PATIENCE, "process {pid} is still there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
