@@ -53,6 +53,8 @@ export ALUCO_TEST_MODEL
 
 # Tests marked as ignored are those that need the worker and the model, which are there now.
 if cargo nextest --version >/dev/null 2>&1; then
+    step 'Examples in the documentation'
+    cargo test "${locked[@]}" --quiet --doc
     run=(cargo nextest run "${locked[@]}" --no-fail-fast --run-ignored all) after=()
 else
     run=(cargo test "${locked[@]}" --no-fail-fast) after=(-- --include-ignored)
