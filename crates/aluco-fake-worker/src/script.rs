@@ -185,7 +185,7 @@ impl Persona {
         }
     }
 
-    /// Gives a copy of the fake worker, or one that already runs from there when it starts next, this persona.
+    /// Gives the copy of the fake worker at that path this persona, from its next start on.
     pub fn write(&self, executable: &Path) -> io::Result<()> {
         fs::write(Self::file(executable), serde_json::to_vec_pretty(self)?)
     }

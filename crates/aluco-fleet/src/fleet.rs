@@ -1,13 +1,14 @@
 //! The fleet as its users see it.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use aluco_proto::{
     BenchReport, BenchSpec, ChatPrompt, Command, Event, FailureKind, GenerationSpec, LoadedModel,
-    ModelActivity, ModelHandle, RequestId, Token,
+    ModelActivity, ModelHandle, RequestId, Token, WorkerHello,
 };
 use tokio::time::{timeout, timeout_at};
 
@@ -245,6 +246,13 @@ impl Fleet {
             .collect();
         models.sort_by(|one, other| one.name.cmp(&other.name));
         FleetStatus { workers, models }
+    }
+
+    /// The worker binary that the fleet uses, and what it says of itself. Nothing is started but for that question.
+    pub async fn worker(&self) -> Result<(PathBuf, WorkerHello), FleetError> {
+        let shared = self.shared();
+        let binary = shared.slot.binary(&shared.config).await?;
+        Ok((binary.path, binary.hello))
     }
 
     /// Where models are looked up.

@@ -12,6 +12,9 @@ use tokio::sync::watch;
 
 use crate::{connection::Connection, error::Fault};
 
+/// Names that are remembered for one model. There are endless ways to write a path.
+const NAMES_MAX: usize = 16;
+
 /// All models that are loaded, on their way in, or on their way out.
 #[derive(Default)]
 pub(crate) struct Residency {
@@ -101,11 +104,15 @@ impl Residency {
         handle
     }
 
-    /// Remembers another name of a model, so that it is found without a look into the store.
+    /// Remembers another name of a model, so that it is found without a look into the store. The oldest but the canonical one is
+    /// forgotten when there are too many.
     pub(crate) fn add_name(&mut self, handle: ModelHandle, name: &str) {
         if let Some(resident) = self.residents.get_mut(&handle)
             && !resident.names.iter().any(|known| known == name)
         {
+            if resident.names.len() == NAMES_MAX {
+                resident.names.remove(1);
+            }
             resident.names.push(name.to_owned());
         }
     }
@@ -336,5 +343,18 @@ mod tests {
         table.residency.add_name(handle, "model");
         assert_eq!(table.residency.find("model"), Some(handle));
         assert_eq!(table.residency.find("other"), None);
+    }
+    #[test]
+    fn endless_spellings_of_a_name_do_not_pile_up() {
+        let mut table = Table::new();
+        let handle = table.add("model", Stage::Ready, 0, 0);
+        for spelling in 0..1000 {
+            let name = format!("{}model", "./".repeat(spelling));
+            table.residency.add_name(handle, &name);
+            assert_eq!(table.residency.find(&name), Some(handle));
+        }
+        assert_eq!(table.residency.find("model"), Some(handle));
+        let resident = table.residency.get_mut(handle).unwrap();
+        assert_eq!(resident.names.len(), NAMES_MAX);
     }
 }
