@@ -95,6 +95,12 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A removal of what is being downloaded.
+    #[error("{name} is being downloaded by another process; stop that first")]
+    Busy {
+        /// The name.
+        name: String,
+    },
     /// The disk is too small.
     #[error(
         "not enough space on the disk that holds {}: {} needed, {} free; free some space (aluco list, aluco rm) or use another disk",

@@ -11,7 +11,7 @@ use super::{listing::RemoteFile, partial};
 use crate::{
     ModelError, RepoId,
     store::{
-        hub_cache::{repo_folder, with_suffix},
+        hub_cache::{pull_lock, repo_folder, with_suffix},
         sync_folder,
     },
 };
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct RepoFolder {
     folder: PathBuf,
-    locks: PathBuf,
+    pull_lock: PathBuf,
 }
 
 impl RepoFolder {
@@ -34,11 +34,16 @@ impl RepoFolder {
             let folder = cache.join(named.cache_folder());
             (named, folder)
         });
-        let locks = cache.join(".locks").join(repo.cache_folder());
-        for new in [folder.join("blobs"), folder.join("refs"), locks.clone()] {
+        let pull_lock = pull_lock(cache, &repo);
+        let created = Self { folder, pull_lock };
+        for new in [
+            created.blobs(),
+            created.folder.join("refs"),
+            created.locks().to_owned(),
+        ] {
             fs::create_dir_all(&new).map_err(ModelError::io("create", &new))?;
         }
-        Ok((repo, Self { folder, locks }))
+        Ok((repo, created))
     }
 
     /// Where contents lie.
@@ -51,14 +56,18 @@ impl RepoFolder {
         self.blobs().join(file.hash.as_str())
     }
 
+    fn locks(&self) -> &Path {
+        self.pull_lock.parent().unwrap_or(&self.folder)
+    }
+
     /// Held while a model of this repository is pulled.
     pub(super) fn lock_path(&self) -> PathBuf {
-        self.locks.join("aluco-pull.lock")
+        self.pull_lock.clone()
     }
 
     /// Held while a blob is written, by whatever program.
     pub(super) fn blob_lock_path(&self, file: &RemoteFile) -> PathBuf {
-        self.locks.join(format!("{}.lock", file.hash.as_str()))
+        self.locks().join(format!("{}.lock", file.hash.as_str()))
     }
 
     fn in_snapshot(&self, commit: &str, file: &RemoteFile) -> PathBuf {

@@ -22,7 +22,7 @@ use std::{
 use crate::{
     HubRef, ModelError, ModelSource, RepoId, StoredModel, catalogue,
     name::variant::{self, Variant, variants},
-    store::entries,
+    store::{entries, lock::Lock},
 };
 
 /// Ending of a file that [`crate::Hub`] is still filling. Not `.incomplete`, which other programs resume by length
@@ -33,6 +33,12 @@ pub(crate) const PARTIAL_NOTES_SUFFIX: &str = ".aluco-part.json";
 
 /// Folders below a snapshot that are looked into.
 const FOLDER_DEPTH_MAX: usize = 4;
+
+/// Where the lock is that is held while a model of a repository is pulled.
+pub(crate) fn pull_lock(cache: &Path, repo: &RepoId) -> PathBuf {
+    let folder = cache.join(".locks").join(repo.cache_folder());
+    folder.join("aluco-pull.lock")
+}
 
 /// One snapshot of a repository.
 struct Snapshot {
@@ -268,8 +274,18 @@ struct Notes {
 
 /// Removes what an unfinished download of this model has left.
 pub(crate) fn remove_unfinished(cache: &Path, hub: &HubRef) -> Result<u64, ModelError> {
-    let Some((_, folder)) = repo_folder(cache, &hub.repo)? else {
+    let Some((repo, folder)) = repo_folder(cache, &hub.repo)? else {
         return Ok(0);
+    };
+    let lock_path = pull_lock(cache, &repo);
+    // Without the folder for locks nothing has ever been pulled.
+    let _lock = match lock_path.parent() {
+        Some(locks) if locks.is_dir() => {
+            Some(Lock::take(&lock_path)?.ok_or_else(|| ModelError::Busy {
+                name: hub.to_string(),
+            })?)
+        }
+        _ => None,
     };
     let mut partial = BTreeMap::new();
     for entry in entries(&folder.join("blobs"))? {
