@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench_shorts::expand;
-pub(crate) use overrides::{Client, Overrides, Running, Serving, Storing};
+pub(crate) use overrides::{Client, Measuring, Overrides, Running, Serving, Storing};
 
 use crate::config::Given;
 
@@ -78,11 +78,8 @@ impl Command {
             Self::List(args) => &args.overrides.given,
             Self::Show(args) => &args.overrides.given,
             Self::Rm(args) => &args.overrides.given,
-            Self::Bench(_)
-            | Self::Config(_)
-            | Self::Completions(_)
-            | Self::Man(_)
-            | Self::Version(_) => &[],
+            Self::Bench(args) => &args.overrides.given,
+            Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
         }
     }
 }
@@ -257,7 +254,7 @@ pub(crate) struct RmArgs {
     pub(crate) overrides: Overrides<Storing>,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 #[command(after_help = "\
 Flags that take a list accept several values, as in `-p 512,2048`, and ranges, as in `-d 0-8192+4096` or `-p 128-1024*2`.
 llama-bench's short flags are understood: -ub, -ctk, -ctv, -fa, -ngl, -pg.
@@ -343,12 +340,8 @@ pub(crate) struct BenchArgs {
     /// The same as --output json
     #[arg(long)]
     pub(crate) json: bool,
-    /// What computes: auto, cpu, vulkan or rocm
-    #[arg(long, value_name = "NAME")]
-    pub(crate) backend: Option<String>,
-    /// Worker binary to use instead of the best one beside aluco
-    #[arg(long, value_name = "FILE")]
-    pub(crate) worker: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Measuring>,
 }
 
 /// Forms of a bench's result.

@@ -60,14 +60,6 @@ impl Failure {
         }
     }
 
-    /// Ctrl-C: nothing needs to be said.
-    pub(crate) fn interrupted() -> Self {
-        Self {
-            status: Status::Interrupted,
-            ..Self::new("")
-        }
-    }
-
     /// Adds what to do about it.
     #[must_use]
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
@@ -77,7 +69,7 @@ impl Failure {
 
     /// Writes it to standard error. Control characters are taken out: a message may quote what a server or a file said.
     pub(crate) fn report(&self) {
-        if matches!(self.status, Status::OutputClosed | Status::Interrupted) {
+        if self.status == Status::OutputClosed {
             return;
         }
         let style = console::Style::new().red().bold().for_stderr();

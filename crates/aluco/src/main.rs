@@ -7,8 +7,11 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod engine;
 mod failure;
+mod log;
 mod render;
+mod signals;
 
 use std::process::ExitCode;
 

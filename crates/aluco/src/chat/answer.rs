@@ -69,7 +69,7 @@ impl Listener {
     pub(crate) async fn interrupted(&mut self) {
         // `None` would mean that the runtime's signal driver is gone; nothing is to be heard then.
         if self.0.recv().await.is_none() {
-            pending().await
+            pending::<()>().await;
         }
     }
 
@@ -174,7 +174,7 @@ fn end_line(text: &str) -> io::Result<()> {
 /// Keeps the progress line alive until text has come, and shows how far the loading of the model is. Has no end.
 pub(super) async fn watch(client: &Client, progress: &Progress) {
     if !progress.is_shown() {
-        return pending().await;
+        pending::<()>().await;
     }
     sleep(PATIENCE).await;
     if !progress.is_over() {
@@ -188,5 +188,5 @@ pub(super) async fn watch(client: &Client, progress: &Progress) {
         }
         sleep(PATIENCE).await;
     }
-    pending().await
+    pending::<()>().await;
 }

@@ -25,7 +25,9 @@ pub(crate) fn line(usage: &Usage, timings: Option<&Timings>) -> String {
             (&mut generated, timings.predicted_per_second),
         ] {
             if let Some(speed) = speed.filter(|speed| speed.is_finite() && *speed > 0.0) {
-                text.push_str(&format!(" at {} tok/s", three_digits(speed)));
+                text.push_str(" at ");
+                text.push_str(&three_digits(speed));
+                text.push_str(" tok/s");
             }
         }
         parts.extend(

@@ -28,6 +28,16 @@ pub(crate) struct Client;
 #[derive(Debug)]
 pub(crate) struct Storing;
 
+/// `aluco bench`: which worker, and which models; the rest has flags of its own, which take lists.
+#[derive(Debug)]
+pub(crate) struct Measuring;
+
+impl Selection for Measuring {
+    fn takes(key: &Key) -> bool {
+        key.part == Part::Store || matches!(key.name, "backend" | "worker")
+    }
+}
+
 impl Selection for Serving {
     fn takes(key: &Key) -> bool {
         key.name != "url"

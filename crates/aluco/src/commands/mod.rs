@@ -1,10 +1,18 @@
 //! One file per verb.
 
+mod bench;
 mod config;
 mod documents;
+mod import;
+mod list;
 mod ps;
+mod pull;
+mod rm;
 mod run;
+mod serve;
+mod show;
 mod stop;
+mod version;
 
 use crate::{
     cli::{Cli, Command},
@@ -26,12 +34,21 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
     {
         return outcome;
     }
-    let config: Config = load(&environment, files, cli.command.given())?;
+    let config: Config = load(&environment, &files, cli.command.given())?;
     match &cli.command {
-        Command::Config(args) => config::run(args, &config),
         Command::Run(args) => run::run(args, &config, &environment),
+        Command::Serve(args) => serve::run(args, &config),
         Command::Ps(args) => ps::run(args, &config),
         Command::Stop(args) => stop::run(args, &config),
-        _ => Err(crate::failure::Failure::new("not yet")),
+        Command::Pull(args) => pull::run(args, &config),
+        Command::Import(args) => import::run(args, &config),
+        Command::List(args) => list::run(args, &config),
+        Command::Show(args) => show::run(args, &config),
+        Command::Rm(args) => rm::run(args, &config),
+        Command::Bench(args) => bench::run(args, &config),
+        Command::Config(args) => config::run(args, &config),
+        Command::Version(args) => version::run(args, &config),
+        Command::Completions(args) => documents::completions(args),
+        Command::Man(args) => documents::manual(args),
     }
 }

@@ -23,20 +23,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
     let client = configured(&config.settings)?;
     let runtime = current_thread()?;
-    match &args.model {
-        Some(model) => {
-            let is_unloaded = runtime.block_on(client.unload(&absolute(model)?))?;
-            let what = if is_unloaded {
-                "is unloaded"
-            } else {
-                "was not loaded"
-            };
-            say(&format!("{model} {what}"));
-        }
-        None => {
-            runtime.block_on(stop(&client))?;
-            say(&format!("the server at {} has stopped", client.url()));
-        }
+    if let Some(model) = &args.model {
+        let what = if runtime.block_on(client.unload(&absolute(model)?))? {
+            "is unloaded"
+        } else {
+            "was not loaded"
+        };
+        say(&format!("{model} {what}"));
+    } else {
+        runtime.block_on(stop(&client))?;
+        say(&format!("the server at {} has stopped", client.url()));
     }
     Ok(Status::Done)
 }

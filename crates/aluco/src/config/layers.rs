@@ -106,7 +106,7 @@ impl Files {
 }
 
 /// Reads all layers.
-pub(crate) fn load(environment: &Environment, files: Files, flags: &[Given]) -> Outcome<Config> {
+pub(crate) fn load(environment: &Environment, files: &Files, flags: &[Given]) -> Outcome<Config> {
     let mut settings = Settings::for_home(environment.home());
     settings.models_folder = environment
         .folder("XDG_DATA_HOME", ".local/share")
@@ -130,7 +130,6 @@ pub(crate) fn load(environment: &Environment, files: Files, flags: &[Given]) -> 
     Ok(Config {
         settings: stack.settings,
         origins: stack.origins,
-        files,
     })
 }
 
@@ -272,9 +271,10 @@ fn raw_of(value: &DeValue<'_>) -> Raw {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
+    1 + text
+        .char_indices()
+        .take_while(|(at, _)| *at < offset)
+        .filter(|(_, letter)| *letter == '\n')
         .count()
 }
 
@@ -371,7 +371,7 @@ mod tests {
                 }
             }
             let flags: Vec<Given> = given.iter().map(|value| flag("port", value)).collect();
-            let config = load(&environment, folder.files(system, user), &flags).unwrap();
+            let config = load(&environment, &folder.files(system, user), &flags).unwrap();
             assert_eq!(config.settings.port, port, "{name}");
             let origin = config.origin("port").to_string();
             let expected = match name {
@@ -390,7 +390,7 @@ mod tests {
     fn folders_follow_xdg_and_hugging_face() {
         let folder = Folder::new();
         let settings = |environment: Environment| {
-            load(&environment, folder.files("", ""), &[])
+            load(&environment, &folder.files("", ""), &[])
                 .unwrap()
                 .settings
         };
@@ -415,11 +415,11 @@ mod tests {
         let folder = Folder::new();
         folder.file("token", "hf_from_file\n");
         let home = folder.0.path().to_str().unwrap();
-        let config = load(&[("HF_HOME", home)].into(), folder.files("", ""), &[]).unwrap();
+        let config = load(&[("HF_HOME", home)].into(), &folder.files("", ""), &[]).unwrap();
         assert_eq!(config.settings.hub_token.as_deref(), Some("hf_from_file"));
         assert!(config.origin("hub_token").to_string().ends_with("/token"));
         let environment = [("HF_HOME", home), ("HF_TOKEN", "hf_from_env")].into();
-        let config = load(&environment, folder.files("", ""), &[]).unwrap();
+        let config = load(&environment, &folder.files("", ""), &[]).unwrap();
         assert_eq!(config.settings.hub_token.as_deref(), Some("hf_from_env"));
     }
 
@@ -445,7 +445,7 @@ mod tests {
             ("port = 1\nport = 2", "user.toml:2: "),
             ("port 1", "user.toml:1: "),
         ] {
-            let failure = load(&Environment::default(), folder.files("", text), &[]).unwrap_err();
+            let failure = load(&Environment::default(), &folder.files("", text), &[]).unwrap_err();
             let message = failure.to_string();
             assert!(message.contains(expected), "{text:?}: {message}");
         }
@@ -457,9 +457,9 @@ mod tests {
     #[test]
     fn a_named_file_has_to_exist_and_an_unnamed_one_need_not() {
         let environment = Environment::from([("HOME", "/nonexistent")]);
-        assert!(load(&environment, Files::find(&environment, None), &[]).is_ok());
+        assert!(load(&environment, &Files::find(&environment, None), &[]).is_ok());
         let files = Files::find(&environment, Some("/nonexistent/aluco.toml".as_ref()));
-        let failure = load(&environment, files, &[]).unwrap_err();
+        let failure = load(&environment, &files, &[]).unwrap_err();
         assert!(failure.to_string().contains("/nonexistent/aluco.toml"));
     }
 
@@ -467,7 +467,7 @@ mod tests {
     fn wrong_variables_and_flags_are_named() {
         let folder = Folder::new();
         let environment = [("OLLAMA_HOST", "127.0.0.1:notaport")].into();
-        let failure = load(&environment, folder.files("", ""), &[]).unwrap_err();
+        let failure = load(&environment, &folder.files("", ""), &[]).unwrap_err();
         assert!(
             failure
                 .to_string()
@@ -475,7 +475,7 @@ mod tests {
         );
         let failure = load(
             &Environment::default(),
-            folder.files("", ""),
+            &folder.files("", ""),
             &[flag("port", "70000")],
         )
         .unwrap_err();

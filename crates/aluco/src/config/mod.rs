@@ -18,7 +18,7 @@ use aluco_proto::{Backend, LoadOptions};
 pub(crate) use keys::{KEYS, KV_TYPES, Key, Part};
 pub(crate) use layers::{Environment, Files, Given, load};
 pub(crate) use raw::Raw;
-pub(crate) use units::{show_duration, show_size};
+pub(crate) use units::show_size;
 
 /// Where `aluco serve` listens unless told otherwise.
 pub(crate) const PORT: u16 = 13313;
@@ -146,8 +146,6 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// One per key, in the order of [`KEYS`].
     origins: Vec<Origin>,
-    /// Which files were looked for.
-    pub(crate) files: Files,
 }
 
 impl Config {

@@ -1,6 +1,7 @@
 //! What people see: standard output is data, standard error is talk.
 
 mod table;
+mod transfer;
 
 use std::{
     borrow::Cow,
@@ -10,7 +11,8 @@ use std::{
 
 use serde::Serialize;
 
-pub(crate) use table::{Align, Column, Table};
+pub(crate) use table::{Column, Table};
+pub(crate) use transfer::Transfer;
 
 /// Writes one line to standard error. If nobody listens there, so be it.
 pub(crate) fn say(text: &str) {
@@ -71,7 +73,7 @@ pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

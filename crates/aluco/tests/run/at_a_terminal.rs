@@ -85,7 +85,10 @@ impl Terminal {
             let left = PATIENCE.saturating_sub(begun.elapsed());
             match self.screen.recv_timeout(left) {
                 Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("{text:?} does not come; there is {:?}", self.shown),
+                Err(error) => panic!(
+                    "{text:?} does not come ({error}); there is {:?}",
+                    self.shown
+                ),
             }
         }
     }

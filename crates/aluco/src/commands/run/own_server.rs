@@ -75,9 +75,9 @@ impl OwnServer {
     }
 }
 
-/// 32 random bytes in hex.
+/// 128 random bits in hex.
 fn random_key() -> std::io::Result<String> {
-    let mut bytes = [0; 32];
+    let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

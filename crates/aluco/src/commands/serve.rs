@@ -1,0 +1,102 @@
+//! `aluco serve`: models over HTTP until it is told to stop.
+
+use std::{net::SocketAddr, process};
+
+use aluco_fleet::Fleet;
+use tokio::net::{TcpListener, lookup_host};
+
+use super::run::absolute;
+use crate::{
+    cli::ServeArgs,
+    config::{Config, Settings},
+    engine,
+    failure::{Failure, Outcome, Status},
+    log,
+    render::say,
+    signals::Signals,
+};
+
+/// Exit status of a process that a second Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Runs the command.
+pub(crate) fn run(args: &ServeArgs, config: &Config) -> Outcome {
+    let settings = &config.settings;
+    log::start(settings)?;
+    let models = args
+        .models
+        .iter()
+        .map(|model| absolute(model))
+        .collect::<Outcome<Vec<_>>>()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    runtime.block_on(serve(settings, models))
+}
+
+async fn serve(settings: &Settings, models: Vec<String>) -> Outcome {
+    let mut signals = Signals::new()?;
+    let listener = listen(settings).await?;
+    let fleet = Fleet::new(engine::fleet(settings));
+    // A name that is not here must not be found out by the first client.
+    for model in &models {
+        fleet.store().find(model)?;
+    }
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::new(format!("cannot listen: {error}")))?;
+    say(&format!(
+        "Aluco {} serves at http://{address} (OpenAI API at http://{address}/v1). Ctrl-C stops it.",
+        env!("CARGO_PKG_VERSION")
+    ));
+    for model in models {
+        let fleet = fleet.clone();
+        tokio::spawn(async move {
+            match fleet.load(&model).await {
+                Ok(loaded) => tracing::info!(model, load_ms = loaded.load_ms, "loaded"),
+                Err(error) => tracing::error!(model, %error, "cannot load the model"),
+            }
+        });
+    }
+    let shutdown = async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
+            say("stopped at once");
+            // The workers end with the socket that this process holds.
+            process::exit(INTERRUPTED);
+        });
+    };
+    aluco_server::serve(listener, fleet, engine::server(settings), shutdown)
+        .await
+        .map_err(|error| Failure::new(format!("the server failed: {error}")))?;
+    Ok(Status::Done)
+}
+
+/// Listens at the first address of the configured host that works, unless the world could reach it without a key.
+async fn listen(settings: &Settings) -> Outcome<TcpListener> {
+    let name = settings.address();
+    let addresses: Vec<SocketAddr> = lookup_host(&name)
+        .await
+        .map_err(|error| Failure::new(format!("cannot listen at {name}: {error}")))?
+        .collect();
+    for address in &addresses {
+        if let Some(refusal) = aluco_server::bind_refusal(address, &settings.api_keys) {
+            return Err(Failure::new(refusal).advise(
+                "set a key (ALUCO_API_KEY, or api_keys in the configuration file), or listen at 127.0.0.1",
+            ));
+        }
+    }
+    TcpListener::bind(&*addresses).await.map_err(|error| {
+        let failure = Failure::new(format!("cannot listen at {name}: {error}"));
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            failure.advise(
+                "aluco ps     shows whether another Aluco runs there\naluco stop   stops it\nor choose another port with --port",
+            )
+        } else {
+            failure
+        }
+    })
+}

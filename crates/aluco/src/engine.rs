@@ -1,0 +1,47 @@
+//! From settings to the libraries' own configurations.
+
+use aluco_fleet::FleetConfig;
+use aluco_model::{HubConfig, Store, StoreConfig};
+use aluco_server::ServerConfig;
+
+use crate::config::Settings;
+
+/// The models on this machine.
+pub(crate) fn store(settings: &Settings) -> Store {
+    Store::new(StoreConfig {
+        hub_cache: settings.hub_cache.clone(),
+        models: settings.models_folder.clone(),
+    })
+}
+
+/// The workers and what they may do.
+pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
+    FleetConfig {
+        worker_binary: settings.worker.clone(),
+        backend: settings.backend,
+        load_options: settings.load.clone(),
+        models_max: settings.models_max,
+        queue_max: settings.queue_max,
+        keep_alive: settings.keep_alive,
+        ..FleetConfig::new(store(settings))
+    }
+}
+
+/// The HTTP server.
+pub(crate) fn server(settings: &Settings) -> ServerConfig {
+    ServerConfig {
+        api_keys: settings.api_keys.clone(),
+        body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+        shutdown_limit: settings.shutdown_limit,
+        ..ServerConfig::default()
+    }
+}
+
+/// Where models are downloaded from.
+pub(crate) fn hub(settings: &Settings) -> HubConfig {
+    HubConfig {
+        endpoint: settings.hub_endpoint.clone(),
+        token: settings.hub_token.clone(),
+        ..HubConfig::default()
+    }
+}
