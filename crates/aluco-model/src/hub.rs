@@ -151,14 +151,18 @@ impl Hub {
         name: &str,
         progress: impl Fn(PullProgress) + Send + Sync,
     ) -> Result<StoredModel, ModelError> {
-        let here = find(store, name).await;
         let hub = match name.parse()? {
             // Nothing to download: there or not.
-            ModelRef::Path(_) => return here,
+            ModelRef::Path(_) => return find(store, name).await,
             ModelRef::Hub(hub) => hub,
             ModelRef::Short(short) => match catalogue::lookup(&short) {
                 Some(entry) => entry.hub_ref(),
-                None => return here.map_err(|_| catalogue::not_in_catalogue(&short)),
+                None => {
+                    return find(store, name).await.map_err(|error| match error {
+                        ModelError::NotFound { .. } => catalogue::not_in_catalogue(&short),
+                        error => error,
+                    });
+                }
             },
         };
         Pull {
@@ -190,8 +194,8 @@ impl Pull<'_> {
     async fn run(&self, wanted: &HubRef) -> Result<StoredModel, ModelError> {
         self.tell(PullStage::Resolving, None, 0, 0, Counts::default());
         let here = find(self.store, &wanted.to_string()).await.ok();
-        // Whoever has the model does not wait long for the news of it.
-        let retries_max = if here.is_some() { 1 } else { u32::MAX };
+        // Whoever has the model does not wait long for news of it.
+        let retries_max = if here.is_some() { 0 } else { u32::MAX };
         let revision = match self.hub.client.revision(&wanted.repo, retries_max).await {
             Ok(revision) => revision,
             Err(error @ ModelError::Network { .. }) => return here.ok_or(error),

@@ -173,7 +173,7 @@ impl Client {
             if !response.status().is_redirection() {
                 return self.judge(repo, &at, response);
             }
-            at = next_stop(&at, &response)?;
+            at = next_stop(&at, response.headers().get(LOCATION))?;
         }
         Err(unusable(url, "it redirects too often".into()))
     }
@@ -312,8 +312,7 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn next_stop(at: &Url, response: &Response) -> Result<Url, Failure> {
-    let location = response.headers().get(LOCATION);
+fn next_stop(at: &Url, location: Option<&HeaderValue>) -> Result<Url, Failure> {
     let next = location
         .and_then(|value| value.to_str().ok())
         .and_then(|location| at.join(location).ok())
@@ -433,6 +432,20 @@ mod tests {
         assert!(!format!("{config:?}").contains("hf_secret"));
         let error = super::super::Hub::new(config).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hf_secret"));
+    }
+
+    #[test]
+    fn redirects_do_not_leave_https() {
+        let at = Url::parse("https://hub.example/a/b").unwrap();
+        let go = |location| next_stop(&at, Some(&HeaderValue::from_static(location)));
+        let Ok(next) = go("/c?d=e") else {
+            panic!("refused to stay on the host")
+        };
+        assert_eq!(next.as_str(), "https://hub.example/c?d=e");
+        assert!(go("https://cdn.example/x").is_ok());
+        assert!(go("http://cdn.example/x").is_err());
+        assert!(go("file:///etc/passwd").is_err());
+        assert!(next_stop(&at, None).is_err());
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl Download<'_> {
     /// Fetches a range into a part, at whose end of what is there it begins.
     async fn stream(&self, part: usize, range: Range<u64>) -> Result<(), Stop> {
         let size_bytes = self.partial.size_bytes();
+        let generation = self.partial.generation();
         let whole = range == (0..size_bytes);
         let asked = (!whole).then(|| range.clone());
         let mut response = self.client.get(self.repo, &self.url, asked).await?;
@@ -142,7 +143,7 @@ impl Download<'_> {
             }
             if !buffer.is_empty() && (ended || left == 0 || buffer.len() >= WRITE_BYTES) {
                 let (partial, bytes) = (self.partial.clone(), std::mem::take(&mut buffer));
-                blocking(move || partial.append(part, &bytes)).await?;
+                blocking(move || partial.append(generation, part, &bytes)).await?;
                 (self.progress)(self.partial.bytes_done());
             }
             match chunk {

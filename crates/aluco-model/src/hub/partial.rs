@@ -49,6 +49,8 @@ pub(super) struct Partial {
 
 struct State {
     notes: Notes,
+    /// How often it has been begun anew.
+    generation: u32,
     saved: Instant,
     dirty: bool,
 }
@@ -141,6 +143,7 @@ impl Partial {
             blob: blob.to_owned(),
             state: Mutex::new(State {
                 notes: earlier.unwrap_or_else(|| Notes::new(file, part_bytes)),
+                generation: 0,
                 saved: Instant::now(),
                 dirty,
             }),
@@ -189,6 +192,11 @@ impl Partial {
             .collect()
     }
 
+    /// Counts how often the file has been begun anew.
+    pub(super) fn generation(&self) -> u32 {
+        self.state().generation
+    }
+
     /// The bytes that a part lacks.
     pub(super) fn missing(&self, part: usize) -> Range<u64> {
         self.state().notes.missing(part)
@@ -198,6 +206,7 @@ impl Partial {
     pub(super) fn start_over_in_one_part(&self) -> Result<(), ModelError> {
         {
             let mut state = self.state();
+            state.generation += 1;
             state.notes.part_bytes = state.notes.size_bytes.max(1);
             state.notes.parts = vec![0; usize::from(state.notes.size_bytes > 0)];
             state.dirty = true;
@@ -205,18 +214,34 @@ impl Partial {
         self.save()
     }
 
-    /// Writes the next bytes of a part, and from time to time the notes. Blocks.
-    pub(super) fn append(&self, part: usize, bytes: &[u8]) -> Result<(), ModelError> {
-        let missing = self.missing(part);
-        assert!(
-            bytes.len() as u64 <= missing.end - missing.start,
-            "more bytes than the part has"
-        );
+    /// Writes the next bytes of a part, and from time to time the notes. Blocks. Without effect if the file has been begun
+    /// anew since `generation`: a write that nobody waits for any more can come late.
+    pub(super) fn append(
+        &self,
+        generation: u32,
+        part: usize,
+        bytes: &[u8],
+    ) -> Result<(), ModelError> {
+        let start = {
+            let state = self.state();
+            if state.generation != generation {
+                return Ok(());
+            }
+            let missing = state.notes.missing(part);
+            assert!(
+                bytes.len() as u64 <= missing.end - missing.start,
+                "more bytes than the part has"
+            );
+            missing.start
+        };
         self.file
-            .write_all_at(bytes, missing.start)
+            .write_all_at(bytes, start)
             .map_err(ModelError::io("write", &self.path))?;
         let due = {
             let mut state = self.state();
+            if state.generation != generation {
+                return Ok(());
+            }
             state.notes.parts[part] += bytes.len() as u64;
             state.dirty = true;
             state.notes.missing(part).is_empty() || state.saved.elapsed() >= SAVE_INTERVAL
@@ -295,8 +320,8 @@ mod tests {
     fn what_was_written_but_not_noted_is_missing_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let partial = open(&folder, 10, 4);
-        partial.append(0, b"abcd").unwrap();
-        partial.append(1, b"ef").unwrap();
+        partial.append(0, 0, b"abcd").unwrap();
+        partial.append(0, 1, b"ef").unwrap();
         // As kill -9 leaves it: nothing runs any more, not even destructors.
         std::mem::forget(partial);
 
@@ -309,7 +334,7 @@ mod tests {
     #[test]
     fn what_was_written_is_there_after_an_orderly_end_whatever_the_size_of_parts_is_then() {
         let folder = tempfile::tempdir().unwrap();
-        open(&folder, 10, 4).append(2, b"x").unwrap();
+        open(&folder, 10, 4).append(0, 2, b"x").unwrap();
         let partial = open(&folder, 10, 1000);
         assert_eq!(partial.missing(2), 9..10);
         assert_eq!(bytes_noted(&folder.path().join("aa"), &file(10)), 1);
@@ -333,7 +358,7 @@ mod tests {
         }
         // Nor are notes without the file that they are about.
         let folder = tempfile::tempdir().unwrap();
-        open(&folder, 10, 4).append(0, b"abcd").unwrap();
+        open(&folder, 10, 4).append(0, 0, b"abcd").unwrap();
         fs::remove_file(folder.path().join("aa.aluco-part")).unwrap();
         assert_eq!(open(&folder, 10, 4).bytes_missing(), 10);
     }
@@ -342,7 +367,7 @@ mod tests {
     fn a_finished_file_leaves_nothing_but_itself() {
         let folder = tempfile::tempdir().unwrap();
         let partial = open(&folder, 3, 4);
-        partial.append(0, b"abc").unwrap();
+        partial.append(0, 0, b"abc").unwrap();
         partial.finish().unwrap();
         drop(partial);
         let names: Vec<_> = fs::read_dir(folder.path())
@@ -351,6 +376,19 @@ mod tests {
             .collect();
         assert_eq!(names, ["aa"]);
         assert_eq!(fs::read(folder.path().join("aa")).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn a_write_from_before_a_new_beginning_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = open(&folder, 10, 4);
+        let before = partial.generation();
+        partial.append(before, 0, b"ab").unwrap();
+        partial.start_over_in_one_part().unwrap();
+        partial.append(before, 2, b"ij").unwrap();
+        assert_eq!(partial.missing(0), 0..10);
+        partial.append(partial.generation(), 0, b"abc").unwrap();
+        assert_eq!(partial.missing(0), 3..10);
     }
 
     #[test]
