@@ -42,7 +42,8 @@ pub(crate) struct ChatStream {
     parser: SseParser,
     unread: Vec<SseEvent>,
     events: VecDeque<ChatEvent>,
-    is_done: bool,
+    /// What comes after the events: nothing more, or an error.
+    end: Option<Result<(), ClientError>>,
     silence_max: Duration,
 }
 
@@ -54,7 +55,7 @@ impl ChatStream {
             parser: SseParser::default(),
             unread: Vec::new(),
             events: VecDeque::new(),
-            is_done: false,
+            end: None,
             silence_max: SILENCE_MAX,
         }
     }
@@ -65,8 +66,9 @@ impl ChatStream {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if self.is_done {
-                return Ok(None);
+            if let Some(end) = self.end.take() {
+                self.end = Some(Ok(()));
+                return end.map(|()| None);
             }
             let Ok(chunk) = timeout(self.silence_max, self.response.chunk()).await else {
                 return Err(
@@ -81,10 +83,14 @@ impl ChatStream {
                 return Err(self.broken("the answer has a line without end".to_owned()));
             }
             for event in std::mem::take(&mut self.unread) {
+                if self.end.is_some() {
+                    break;
+                }
                 match event {
                     SseEvent::Comment(comment) => self.events.extend(prefill(&comment)),
-                    SseEvent::Data(data) if data == "[DONE]" => self.is_done = true,
-                    SseEvent::Data(data) => self.take(&data)?,
+                    SseEvent::Data(data) if data == "[DONE]" => self.end = Some(Ok(())),
+                    // Text that came in the same packet as an error is still to be told first.
+                    SseEvent::Data(data) => self.end = self.take(&data).err().map(Err),
                 }
             }
         }

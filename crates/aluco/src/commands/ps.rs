@@ -9,7 +9,7 @@ use super::run::{configured, current_thread};
 use crate::{
     cli::PsArgs,
     client::wire::{Memory, ModelState, ModelStatus},
-    config::Config,
+    config::{Config, show_size},
     failure::{Outcome, Status},
     render::{self, Column, Table, ago, say, thousands},
 };
@@ -103,21 +103,12 @@ fn by_device(memory: &[Memory]) -> String {
     devices.sort_by_key(|device| std::cmp::Reverse(device.bytes()));
     let texts: Vec<String> = devices
         .into_iter()
-        .map(|device| format!("{} {}", device.device, size(device.bytes())))
+        .map(|device| format!("{} {}", device.device, show_size(device.bytes())))
         .collect();
     if texts.is_empty() {
         "-".to_owned()
     } else {
         texts.join(", ")
-    }
-}
-
-fn size(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    if bytes >= 1_073_741_824.0 {
-        format!("{:.1} GiB", bytes / 1_073_741_824.0)
-    } else {
-        format!("{:.1} MiB", bytes / 1_048_576.0)
     }
 }
 

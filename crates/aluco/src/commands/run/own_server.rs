@@ -3,13 +3,13 @@
 use std::{fs::File, io::Read, time::Duration};
 
 use aluco_fleet::{Fleet, FleetConfig};
-use aluco_model::{Store, StoreConfig};
 use aluco_server::ServerConfig;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
     client::Client,
     config::Settings,
+    engine,
     failure::{Failure, Outcome},
 };
 
@@ -26,29 +26,22 @@ pub(super) struct OwnServer {
 impl OwnServer {
     /// Listens on loopback at a free port, behind a key that nobody else knows. The model is looked up first, not yet loaded.
     pub(super) async fn start(settings: &Settings, model: &str) -> Outcome<Self> {
-        let store = Store::new(StoreConfig {
-            hub_cache: settings.hub_cache.clone(),
-            models: settings.models_folder.clone(),
-        });
-        store.find(model)?;
+        let fleet_config = FleetConfig {
+            models_max: 1,
+            // The model is in use as long as this command runs, however long the user thinks.
+            keep_alive: None,
+            ..engine::fleet(settings)
+        };
+        fleet_config.store.find(model)?;
         let cannot = |error| Failure::new(format!("cannot start a server of its own: {error}"));
         let key = random_key().map_err(cannot)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let fleet = Fleet::new(FleetConfig {
-            worker_binary: settings.worker.clone(),
-            backend: settings.backend,
-            load_options: settings.load.clone(),
-            models_max: 1,
-            // The model is in use as long as this command runs, however long the user thinks.
-            keep_alive: None,
-            ..FleetConfig::new(store)
-        });
+        let fleet = Fleet::new(fleet_config);
         let config = ServerConfig {
             api_keys: vec![key.clone()],
-            body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
             shutdown_limit: SHUTDOWN_LIMIT,
-            ..ServerConfig::default()
+            ..engine::server(settings)
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(aluco_server::serve(listener, fleet, config, async {
