@@ -51,6 +51,10 @@ step 'Model'
 ALUCO_TEST_MODEL=$(realpath -e -- "${ALUCO_TEST_MODEL:-$(scripts/fetch-test-model.sh)}")
 export ALUCO_TEST_MODEL
 
+step 'Python packages'
+ALUCO_TEST_PYTHON_PACKAGES=$(scripts/fetch-python-packages.sh)
+export ALUCO_TEST_PYTHON_PACKAGES
+
 # Tests marked as ignored are those that need the worker and the model, which are there now.
 if cargo nextest --version >/dev/null 2>&1; then
     step 'Examples in the documentation'

@@ -1,0 +1,120 @@
+//! All ways to ask give the same answer.
+
+use serde_json::{Value, json};
+
+use crate::served::{Served, aluco, chunks, empty_home, model, output_of};
+
+const QUESTION: &str = "What is gravity?";
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn the_command_the_reply_and_the_stream_say_the_same() {
+    let home = empty_home();
+    let model = model();
+    let by_command = output_of(aluco(
+        home.path(),
+        &[
+            "run",
+            &model,
+            QUESTION,
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "24",
+            "--json",
+        ],
+    ));
+    let by_command: Value = serde_json::from_str(&by_command).unwrap();
+    let text = by_command["text"].as_str().unwrap();
+    assert!(text.contains("Gravity is"), "{text}");
+    assert_eq!(by_command["usage"]["completion_tokens"], 24);
+
+    let served = Served::start(&[]);
+    let limit = json!({"max_tokens": 24});
+    assert_eq!(served.answer(QUESTION, limit).await, text);
+
+    let fields =
+        json!({"max_tokens": 24, "stream": true, "stream_options": {"include_usage": true}});
+    let stream = served.chat(QUESTION, fields).await.text().await.unwrap();
+    let chunks = chunks(&stream);
+    let streamed: String = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(streamed, text);
+    let last = chunks.last().unwrap();
+    assert_eq!(last["usage"], by_command["usage"]);
+    assert!(last["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
+    assert!(stream.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn requests_side_by_side_are_answered_as_if_alone() {
+    let served = Served::start(&[]);
+    let questions = [
+        "What is gravity?",
+        "Name a colour.",
+        "Say hello.",
+        "What is 2+2?",
+    ];
+    // One after the other, each beside nothing; then all together. The first words are the same: what batching changes in the
+    // last bits of a probability decides only between tokens that are almost equally likely.
+    let mut alone = Vec::new();
+    for question in questions {
+        alone.push(served.answer(question, json!({"max_tokens": 4})).await);
+    }
+    let together = questions.map(|question| served.answer(question, json!({"max_tokens": 4})));
+    let [a, b, c, d] = together;
+    let together = tokio::join!(a, b, c, d);
+    let together = [together.0, together.1, together.2, together.3];
+    assert_eq!(alone, together);
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_seed_repeats_an_answer_and_choices_differ() {
+    let served = Served::start(&[]);
+    let fields = json!({"temperature": 1.5, "seed": 7, "n": 3, "max_tokens": 12});
+    let mut replies = Vec::new();
+    for _ in 0..2 {
+        let reply = served.chat("Tell me a story.", fields.clone()).await;
+        let reply: Value = reply.json().await.unwrap();
+        let choices = reply["choices"].as_array().unwrap();
+        let texts = choices
+            .iter()
+            .map(|it| it["message"]["content"].to_string());
+        replies.push(texts.collect::<Vec<_>>());
+    }
+    assert_eq!(replies[0], replies[1]);
+    assert_ne!(replies[0][0], replies[0][1]);
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn log_probabilities_are_those_of_a_distribution() {
+    let served = Served::start(&[]);
+    let fields = json!({"max_tokens": 3, "logprobs": true, "top_logprobs": 5});
+    let reply: Value = served
+        .chat("What is 2+2?", fields)
+        .await
+        .json()
+        .await
+        .unwrap();
+    let content = reply["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .unwrap();
+    assert_eq!(content.len(), 3);
+    for token in content {
+        let top = token["top_logprobs"].as_array().unwrap();
+        let top: Vec<f64> = top
+            .iter()
+            .map(|it| it["logprob"].as_f64().unwrap())
+            .collect();
+        assert_eq!(top.len(), 5);
+        assert!(top.windows(2).all(|pair| pair[0] >= pair[1]), "{top:?}");
+        assert!(top.iter().map(|logprob| logprob.exp()).sum::<f64>() <= 1.0 + 1e-6);
+        // Greedy: the likeliest one was taken.
+        assert!((token["logprob"].as_f64().unwrap() - top[0]).abs() < 1e-9);
+    }
+}

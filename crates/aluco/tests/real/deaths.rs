@@ -1,0 +1,89 @@
+//! Processes that are killed while they work.
+
+use std::{process::Stdio, time::Duration};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::served::{Served, assert_gone, chunks, kill};
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_killed_worker_gives_an_error_and_the_next_request_works() {
+    let served = Served::start(&[]);
+    let stream = served.endless_stream().await;
+    let pid = served.worker_pid().await;
+    kill(pid);
+    let rest = stream.text().await.unwrap();
+    let last = chunks(&rest).pop().unwrap();
+    assert_eq!(last["error"]["code"], "worker_lost", "{rest}");
+    let message = last["error"]["message"].as_str().unwrap();
+    assert!(message.contains("SIGKILL"), "{message}");
+    assert_gone(pid);
+    let answer = served.answer("Say hello.", json!({"max_tokens": 4})).await;
+    assert!(!answer.is_empty());
+    assert_ne!(served.worker_pid().await, pid);
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_killed_supervisor_leaves_nothing_behind() {
+    let mut served = Served::start(&[]);
+    let mut stream = served.endless_stream().await;
+    let worker = served.worker_pid().await;
+    served.signal(Signal::KILL);
+    assert!(!served.ended().success());
+    assert_gone(worker);
+    // The client is told by the end of the connection.
+    let rest = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    let ended = tokio::time::timeout(Duration::from_secs(30), rest).await;
+    assert!(ended.is_ok());
+    // The address is free again, and the next server works.
+    let port = served.url.rsplit(':').next().unwrap().to_owned();
+    let next = Served::start(&["--port", &port]);
+    assert_eq!(next.url, served.url);
+    assert!(
+        !next
+            .answer("Say hello.", json!({"max_tokens": 4}))
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_server_that_is_told_to_stop_finishes_what_runs() {
+    let mut served = Served::start(&[]);
+    let fields = json!({"stream": true, "max_tokens": 40, "ignore_eos": true});
+    let stream = served.chat("Count.", fields).await;
+    let worker = served.worker_pid().await;
+    served.signal(Signal::TERM);
+    let text = stream.text().await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(served.ended().success(), "{}", served.log());
+    assert_gone(worker);
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_client_that_goes_away_frees_its_sequence() {
+    let served = Served::start(&["--sequences-max", "1"]);
+    drop(served.endless_stream().await);
+    // With one sequence only, this waits until the abandoned one has ended.
+    let answer = served.answer("Say hello.", json!({"max_tokens": 4}));
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    assert!(!answer.expect("the sequence is free").is_empty());
+}
+
+#[test]
+#[ignore = "needs the worker and a model: make test"]
+fn a_server_without_a_key_listens_on_loopback_only() {
+    let home = crate::served::empty_home();
+    let refused = crate::served::aluco(home.path(), &["serve", "--host", "0.0.0.0", "--port", "0"])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("no API key is set"), "{said}");
+}

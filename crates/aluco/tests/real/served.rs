@@ -1,0 +1,234 @@
+//! A running `aluco serve`, and what to ask it.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, Response};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longest wait for anything. A machine that runs other things beside takes its time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The worker with llama.cpp in it.
+pub(crate) fn worker() -> PathBuf {
+    named("ALUCO_TEST_WORKER")
+}
+
+/// SmolLM2-135M-Instruct.
+pub(crate) fn model() -> String {
+    let model = named("ALUCO_TEST_MODEL");
+    model.to_str().expect("the path is UTF-8").to_owned()
+}
+
+fn named(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| panic!("{variable} is not set; run this by: make test"));
+    assert!(path.is_file(), "{variable}: no file {}", path.display());
+    path
+}
+
+/// `aluco` with the real worker and an empty home folder.
+pub(crate) fn aluco(home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aluco"));
+    command
+        .args(args)
+        .env_clear()
+        .env("HOME", home)
+        .env("ALUCO_WORKER", worker())
+        .stdin(Stdio::null());
+    command
+}
+
+/// A server process. It is killed when a test fails.
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    pub(crate) client: Client,
+    /// What it has written to standard error.
+    log: Arc<Mutex<String>>,
+    _home: TempDir,
+}
+
+impl Served {
+    /// Starts a server on a free port and waits until it listens.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = aluco(home.path(), &["serve", "--port", "0"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        lines.read_line(&mut first).unwrap();
+        let url = first
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .unwrap_or_else(|| panic!("the server did not start: {first}"))
+            .to_owned();
+        let log = Arc::new(Mutex::new(String::new()));
+        let writer = log.clone();
+        thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = writer.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self {
+            child,
+            url,
+            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            log,
+            _home: home,
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
+        let request = self.client.post(format!("{}{path}", self.url)).json(body);
+        request.send().await.unwrap()
+    }
+
+    /// A greedy chat with one question.
+    pub(crate) async fn chat(&self, question: &str, fields: Value) -> Response {
+        let mut body = json!({
+            "model": model(),
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        self.post("/v1/chat/completions", &body).await
+    }
+
+    /// The text of a whole reply, which has to succeed.
+    pub(crate) async fn answer(&self, question: &str, fields: Value) -> String {
+        let reply = self.chat(question, fields).await;
+        assert_eq!(reply.status(), 200, "{}", self.log());
+        let reply: Value = reply.json().await.unwrap();
+        let text = &reply["choices"][0]["message"]["content"];
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// A stream without a near end, after its first words. Reads on by `chunk`.
+    pub(crate) async fn endless_stream(&self) -> Response {
+        let fields = json!({"stream": true, "max_tokens": 4000, "ignore_eos": true});
+        let mut stream = self.chat("Count to a million.", fields).await;
+        assert_eq!(stream.status(), 200, "{}", self.log());
+        for _ in 0..3 {
+            stream.chunk().await.unwrap().expect("the stream goes on");
+        }
+        stream
+    }
+
+    /// Process id of the worker.
+    pub(crate) async fn worker_pid(&self) -> u32 {
+        let url = format!("{}/aluco/v1/status", self.url);
+        let status: Value = self
+            .client
+            .get(url)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        let pid = status["workers"][0]["hello"]["pid"].as_u64();
+        u32::try_from(pid.expect("a worker runs")).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the server goes on for ever");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Comes back when the process is gone.
+pub(crate) fn assert_gone(pid: u32) {
+    let begun = Instant::now();
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(begun.elapsed() < PATIENCE, "process {pid} is still there");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Kills a process the hard way.
+pub(crate) fn kill(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The data of an event stream's text, parsed, without `[DONE]`.
+pub(crate) fn chunks(text: &str) -> Vec<Value> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .filter(|data| *data != "[DONE]")
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect()
+}
+
+/// What a finished command wrote to standard output; it has to have succeeded.
+pub(crate) fn output_of(mut command: Command) -> String {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = String::new();
+    let mut errors = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut output)
+        .unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut errors)
+        .unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}: {errors}");
+    output
+}
+
+/// A home folder without anything.
+pub(crate) fn empty_home() -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    home
+}
