@@ -173,13 +173,11 @@ fn end_line(text: &str) -> io::Result<()> {
 
 /// Keeps the progress line alive until text has come, and shows how far the loading of the model is. Has no end.
 pub(super) async fn watch(client: &Client, progress: &Progress) {
-    if !progress.is_shown() {
+    if !progress.is_wanted() {
         pending::<()>().await;
     }
     sleep(PATIENCE).await;
-    if !progress.is_over() {
-        progress.wait("waiting for the model");
-    }
+    progress.reveal();
     while !progress.is_over() {
         if let Ok(status) = client.status().await
             && !progress.is_over()

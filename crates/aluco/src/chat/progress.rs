@@ -14,41 +14,44 @@ pub(super) struct Progress {
     bar: ProgressBar,
     spinner: ProgressStyle,
     counter: ProgressStyle,
+    is_wanted: bool,
 }
 
 impl Progress {
-    /// Draws only if `is_shown`.
-    pub(super) fn new(is_shown: bool) -> Self {
-        let target = if is_shown {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+    /// Draws nothing before [`Self::reveal`], and nothing at all unless it is wanted.
+    pub(super) fn new(is_wanted: bool) -> Self {
         let style = |template: &str| {
             ProgressStyle::with_template(template).expect("the template is well-formed")
         };
         Self {
-            bar: ProgressBar::with_draw_target(None, target),
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
             spinner: style("{spinner:.dim} {msg:.dim}"),
             counter: style("{spinner:.dim} {msg:.dim} {bar:24} {percent:>3} %"),
+            is_wanted,
         }
     }
 
-    /// False if nobody sees it.
-    pub(super) fn is_shown(&self) -> bool {
-        !self.bar.is_hidden()
+    /// False if nobody is to see it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
+    /// Begins to draw, if there is still something to wait for.
+    pub(super) fn reveal(&self) {
+        if !self.is_wanted || self.is_over() {
+            return;
+        }
+        self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        if self.bar.message().is_empty() {
+            self.bar.set_style(self.spinner.clone());
+            self.bar.set_message("waiting for the model");
+        }
+        self.bar.tick();
     }
 
     /// True once it was taken away.
     pub(super) fn is_over(&self) -> bool {
         self.bar.is_finished()
-    }
-
-    /// Something of unknown length goes on.
-    pub(super) fn wait(&self, what: &str) {
-        self.bar.set_style(self.spinner.clone());
-        self.bar.set_message(what.to_owned());
-        self.bar.tick();
     }
 
     /// A part of something is done.
@@ -82,7 +85,7 @@ impl Progress {
 }
 
 /// A path without its folders: the line has to fit.
-fn last_part(name: &str) -> String {
+pub(super) fn last_part(name: &str) -> String {
     let last = if name.starts_with('/') {
         name.rsplit('/').next().unwrap_or(name)
     } else {
@@ -105,6 +108,7 @@ mod tests {
     fn nothing_is_drawn_where_nobody_looks() {
         let progress = Progress::new(false);
         progress.count("prompt", 1, 2);
-        assert!(!progress.is_shown());
+        progress.reveal();
+        assert!(progress.bar.is_hidden());
     }
 }

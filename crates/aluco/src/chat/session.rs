@@ -20,7 +20,7 @@ use super::{
     Answer, Conversation, End, Listener, Show,
     answer::watch,
     input::{self, Command, Input},
-    progress::Progress,
+    progress::{Progress, last_part},
 };
 use crate::{
     client::{
@@ -102,7 +102,7 @@ impl Session {
         self.open_history(&mut editor);
         say(&format!(
             "{} · /help shows what you can do, /bye leaves",
-            printable(&self.model)
+            last_part(&self.model)
         ));
         loop {
             let text = match editor.readline(PROMPT) {
