@@ -1,4 +1,4 @@
-//! Requests to the hub: token, redirects, what answers mean, and when to try again.
+//! Requests to the hub: token, redirects, and what answers mean.
 
 use std::{error::Error, fmt::Write, net::IpAddr, ops::Range, time::Duration};
 
@@ -9,14 +9,17 @@ use reqwest::{
     },
 };
 
-use super::{HubConfig, listing, listing::Revision};
+use super::{
+    HubConfig,
+    listing::{self, Revision},
+    retry::{Backoff, Failure},
+};
 use crate::{ModelError, RepoId};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may be silent before it counts as broken.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 8;
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The hub counts requests in windows of five minutes; it asks for no longer pause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(330);
 /// The largest repositories have some ten thousand files at 300 bytes each.
@@ -31,24 +34,6 @@ pub(super) struct Client {
     token: Option<String>,
     retries: u32,
     retry_wait: Duration,
-}
-
-/// Why a request failed.
-pub(super) enum Failure {
-    /// The next try may succeed.
-    Transient {
-        reason: String,
-        /// How long the server asks to wait.
-        wait: Option<Duration>,
-    },
-    /// The next try will fail as well.
-    Final(ModelError),
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Self {
-        Self::Final(error)
-    }
 }
 
 impl Client {
@@ -130,7 +115,7 @@ impl Client {
         let mut url = self.url(parts.chain(["revision", "main"]));
         url.set_query(Some("blobs=true"));
         let mut backoff = self.backoff(format!("asking {} for {repo}", self.endpoint()));
-        backoff.retries = backoff.retries.min(retries_max);
+        backoff.limit(retries_max);
         loop {
             match self.listing(repo, &url).await {
                 Ok(answer) => return listing::parse(&answer, repo, &shown(&url)),
@@ -240,49 +225,7 @@ impl Client {
 
     /// Counts the tries of something, which is named for the error message.
     pub(super) fn backoff(&self, what: String) -> Backoff {
-        Backoff {
-            what,
-            tries: 0,
-            retries: self.retries,
-            first_wait: self.retry_wait,
-        }
-    }
-}
-
-/// Waits longer after every failure, and gives up in the end.
-pub(super) struct Backoff {
-    what: String,
-    tries: u32,
-    retries: u32,
-    first_wait: Duration,
-}
-
-impl Backoff {
-    /// After progress, failures count anew.
-    pub(super) fn reset(&mut self) {
-        self.tries = 0;
-    }
-
-    /// Returns when it is time for the next try; with the error if there shall be none.
-    pub(super) async fn wait(&mut self, failure: Failure) -> Result<(), ModelError> {
-        let (reason, asked) = match failure {
-            Failure::Final(error) => return Err(error),
-            Failure::Transient { reason, wait } => (reason, wait),
-        };
-        self.tries += 1;
-        if self.tries > self.retries {
-            return Err(ModelError::Network {
-                what: self.what.clone(),
-                tries: self.tries,
-                reason,
-            });
-        }
-        let own = self
-            .first_wait
-            .saturating_mul(1 << (self.tries - 1).min(16))
-            .min(RETRY_WAIT_MAX);
-        tokio::time::sleep(asked.unwrap_or(own)).await;
-        Ok(())
+        Backoff::new(what, self.retries, self.retry_wait)
     }
 }
 

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     blocking,
-    client::{Client, Failure, broken, unusable},
+    client::{Client, broken, unusable},
     listing::{ContentHash, RemoteFile},
     partial::Partial,
+    retry::Failure,
 };
 use crate::{ModelError, RepoId, store::hex};
 
