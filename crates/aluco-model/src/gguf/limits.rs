@@ -1,7 +1,8 @@
 //! What a header may cost.
 
 /// Bounds on what a header may claim. The defaults leave room above the largest models in circulation (about 2,000 tensors,
-/// 100 keys, vocabularies of 300,000 tokens, 40 MB of header) and keep reading within some tens of megabytes of memory.
+/// 100 keys, vocabularies of 300,000 tokens, 40 MB of header). Memory is needed for the texts that are kept, of which the file must
+/// really hold every byte, and beyond that for some tens of megabytes at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the header, up to the end of the tensor list.

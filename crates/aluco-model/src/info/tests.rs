@@ -1,5 +1,7 @@
 use std::{fs, path::Path, time::SystemTime};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     ModelSource,
@@ -300,4 +302,30 @@ fn the_json_has_plain_fields() {
     assert_eq!(json["kv_heads"], 3);
     assert_eq!(json["kv_bytes_per_token"], 23_040);
     assert_eq!(json["experts"], serde_json::Value::Null);
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_header_is_refused_or_described_and_nothing_else(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = llama()
+            .key("general.name", "Small Model")
+            .key("general.file_type", 15_u32)
+            .key("llama.attention.sliding_window", 64_u32)
+            .key("tokenizer.ggml.tokens", vec!["a", "b"])
+            .tensor("token_embd.weight", &[64, 10], TensorType::Q8_0)
+            .file();
+        for (index, byte) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &bytes).unwrap();
+        let shown = match ModelInfo::read(&stored(&[file.path()])) {
+            Ok(info) => info.rows().into_iter().map(|(_, value)| value).collect(),
+            Err(error) => error.to_string(),
+        };
+        prop_assert!(!shown.chars().any(char::is_control), "{:?}", shown);
+    }
 }
