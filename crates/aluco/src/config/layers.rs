@@ -278,12 +278,12 @@ fn line_of(text: &str, offset: usize) -> usize {
         .count()
 }
 
-/// The key that was probably meant: the one with the fewest edits, if they are fewer than half its letters.
+/// The key that was probably meant: the one with the fewest edits, if they are no more than half its letters.
 fn nearest(name: &str) -> Option<&'static str> {
     KEYS.iter()
         .map(|key| (edits(name, key.name), key.name))
         .min()
-        .filter(|(distance, near)| distance * 2 < near.len())
+        .filter(|(distance, near)| distance * 2 <= near.len())
         .map(|(_, near)| near)
 }
 

@@ -179,7 +179,7 @@ unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M  17.3 GiB  猫頭鷹
             text.lines().all(|line| measure_text_width(line) <= 40),
             "{text}"
         );
-        assert!(text.contains("unsloth/Qwen3-30B-A…  17.3 GiB"), "{text}");
+        assert!(text.contains("unsloth/Qwen3-30B-A3B…  17.3 GiB"), "{text}");
         let narrow = table().render(Some(10));
         assert!(narrow.contains("17.3 GiB"), "{narrow}");
     }
