@@ -372,6 +372,13 @@ fn start(
             "at most {LOGPROBS_MAX} alternatives per token can be reported"
         )));
     }
+    let mut biased = spec.sampling.logit_bias.iter();
+    if let Some((token, _)) = biased.find(|(token, _)| !model.knows(*token)) {
+        return Err(prompt::invalid(format!(
+            "token {token} of the logit bias is not in the vocabulary, which has {} tokens",
+            model.vocabulary()
+        )));
+    }
     let prompt = prompt::prepare(model, templates, &spec.prompt)?;
     let prompt_tokens = prompt.tokens.len() as u32;
     // A prompt that fills the context leaves room for one token: the last one needs no cell.

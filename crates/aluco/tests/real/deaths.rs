@@ -40,7 +40,7 @@ async fn a_killed_supervisor_leaves_nothing_behind() {
     assert!(ended.is_ok());
     // The address is free again, and the next server works.
     let port = served.url.rsplit(':').next().unwrap().to_owned();
-    let next = Served::start(&["--port", &port]);
+    let next = Served::start_at(&port, &[]);
     assert_eq!(next.url, served.url);
     assert!(
         !next
@@ -53,7 +53,7 @@ async fn a_killed_supervisor_leaves_nothing_behind() {
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
 async fn a_server_that_is_told_to_stop_finishes_what_runs() {
-    let mut served = Served::start(&[]);
+    let mut served = Served::start(&["--shutdown-limit", "2m"]);
     let fields = json!({"stream": true, "max_tokens": 40, "ignore_eos": true});
     let stream = served.chat("Count.", fields).await;
     let worker = served.worker_pid().await;
@@ -67,7 +67,7 @@ async fn a_server_that_is_told_to_stop_finishes_what_runs() {
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
 async fn a_client_that_goes_away_frees_its_sequence() {
-    let served = Served::start(&["--sequences-max", "1"]);
+    let served = Served::start(&["--parallel", "1"]);
     drop(served.endless_stream().await);
     // With one sequence only, this waits until the abandoned one has ended.
     let answer = served.answer("Say hello.", json!({"max_tokens": 4}));

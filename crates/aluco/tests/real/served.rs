@@ -62,8 +62,13 @@ pub(crate) struct Served {
 impl Served {
     /// Starts a server on a free port and waits until it listens.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_at("0", args)
+    }
+
+    /// The same on a port of the caller's choice.
+    pub(crate) fn start_at(port: &str, args: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut child = aluco(home.path(), &["serve", "--port", "0"])
+        let mut child = aluco(home.path(), &["serve", "--port", port])
             .args(args)
             .stderr(Stdio::piped())
             .spawn()
