@@ -242,8 +242,9 @@ impl ModelError {
     }
 }
 
-/// Bytes for people, in decimal units as disks and downloads are sold.
-pub(crate) struct Size(pub(crate) u64);
+/// A number of bytes as disks and downloads are measured: in powers of 1000, such as `18.6 GB`.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

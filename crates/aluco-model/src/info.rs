@@ -227,7 +227,7 @@ impl ModelInfo {
             ("size", self.size_label.clone()),
             ("parameters", Some(Parameters(self.parameters).to_string())),
             ("quantisation", self.quantisation_row()),
-            ("files", Some(self.files_row())),
+            ("on disk", Some(self.files_row())),
             ("context", self.context_length.map(tokens)),
             ("layers", self.layers.map(plain)),
             ("embedding", self.embedding_length.map(plain)),

@@ -9,7 +9,7 @@ mod name;
 mod store;
 
 pub use catalogue::{CatalogueEntry, catalogue};
-pub use error::ModelError;
+pub use error::{ModelError, Size};
 pub use gguf::GgufError;
 pub use hub::{Hub, HubConfig, PullProgress, PullStage};
 pub use info::{ModelInfo, PerLayer, TensorTypeShare};

@@ -75,7 +75,7 @@ fn a_dense_model_is_described() {
             ("size", "135M"),
             ("parameters", "64.1 K"),
             ("quantisation", "Q4_K_M, 8.52 bits per weight"),
-            ("files", &Size(info.file_bytes).to_string()),
+            ("on disk", &Size(info.file_bytes).to_string()),
             ("context", "8,192 tokens"),
             ("layers", "30"),
             ("embedding", "576"),
@@ -100,7 +100,7 @@ fn a_file_that_says_nothing_gives_what_can_be_counted() {
     let labels: Vec<_> = info.rows().into_iter().map(|(label, _)| label).collect();
     assert_eq!(
         labels,
-        ["parameters", "quantisation", "files", "chat template"]
+        ["parameters", "quantisation", "on disk", "chat template"]
     );
 }
 
@@ -270,7 +270,7 @@ fn parts_are_added_up() {
     assert_eq!((info.files, info.parameters), (2, 64));
     let bytes = info.file_bytes;
     assert_eq!(
-        row(&info, "files"),
+        row(&info, "on disk"),
         Some(format!("{} in 2 parts", Size(bytes)))
     );
 }

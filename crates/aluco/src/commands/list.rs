@@ -5,11 +5,11 @@ use std::{
     time::SystemTime,
 };
 
-use aluco_model::StoredModel;
+use aluco_model::{Size, StoredModel};
 
 use crate::{
     cli::ListArgs,
-    config::{Config, show_size},
+    config::Config,
     engine,
     failure::{Outcome, Status},
     render::{self, Column, Table, ago, printable, say},
@@ -44,7 +44,7 @@ fn table(models: &[StoredModel], now: SystemTime) -> Table {
                 .short_name
                 .as_ref()
                 .map_or_else(|| "-".to_owned(), ToString::to_string),
-            show_size(model.size_bytes),
+            Size(model.size_bytes).to_string(),
             ago(model.modified, now),
         ]);
     }

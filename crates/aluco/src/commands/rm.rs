@@ -2,11 +2,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use aluco_model::ModelError;
+use aluco_model::{ModelError, Size};
 
 use crate::{
     cli::RmArgs,
-    config::{Config, show_size},
+    config::Config,
     engine,
     failure::{Failure, Outcome, Status},
     render::{printable, say},
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &RmArgs, config: &Config) -> Outcome {
         say(&format!(
             "deleted {}, {} are free again",
             printable(name),
-            show_size(freed)
+            Size(freed)
         ));
     }
     Ok(Status::Done)
@@ -51,7 +51,7 @@ fn confirmed(name: &str, size_bytes: u64) -> Outcome<bool> {
         output,
         "delete {} ({})? [y/N] ",
         printable(name),
-        show_size(size_bytes)
+        Size(size_bytes)
     )?;
     output.flush()?;
     let mut answer = String::new();

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aluco_model::Size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::say;
-use crate::config::show_size;
 
 /// Time between lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(15);
@@ -37,7 +37,9 @@ impl Transfer {
         Self {
             bar: ProgressBar::with_draw_target(None, target),
             spinner: style("{spinner:.dim} {msg}"),
-            counter: style("{msg}  {wide_bar:.dim}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"),
+            counter: style(
+                "{msg}  {wide_bar:.dim}  {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}",
+            ),
             last_line: (!is_terminal).then(|| Mutex::new(Instant::now())),
         }
     }
@@ -55,11 +57,7 @@ impl Transfer {
             let mut last_line = last_line.lock().expect("no panic while it is held");
             if last_line.elapsed() >= LINE_INTERVAL {
                 *last_line = Instant::now();
-                say(&format!(
-                    "{what}: {} of {}",
-                    show_size(done),
-                    show_size(total)
-                ));
+                say(&format!("{what}: {} of {}", Size(done), Size(total)));
             }
             return;
         }

@@ -30,9 +30,9 @@ pub(crate) fn model() -> String {
 }
 
 fn named(variable: &str) -> PathBuf {
-    let path = std::env::var_os(variable)
-        .map(PathBuf::from)
-        .unwrap_or_else(|| panic!("{variable} is not set; run this by: make test"));
+    let Some(path) = std::env::var_os(variable).map(PathBuf::from) else {
+        panic!("{variable} is not set; run this by: make test");
+    };
     assert!(path.is_file(), "{variable}: no file {}", path.display());
     path
 }
