@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod cpu;
 pub mod ffi;
+pub mod governor;
 pub mod hello;
 mod log;
 pub mod model_loop;

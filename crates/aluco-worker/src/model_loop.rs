@@ -22,6 +22,7 @@ use aluco_proto::{
 
 use crate::{
     ffi::{Batch, Context, Decoded, EngineError, SequenceId},
+    governor::Governor,
     outbox::{Outbox, Pulse},
     planner::{self, Limits, Need},
     prompt::PreparedPrompt,
@@ -33,6 +34,9 @@ use crate::{
 /// Cells promised to a stream beyond its prompt when it is admitted. More would leave cells idle while others wait, fewer would
 /// make streams give their cells back more often.
 const RESERVE_TOKENS: u32 = 256;
+
+/// A step of at most so many tokens waits at barriers more than it computes; see [`Governor`].
+const FEW_TOKENS: u32 = 8;
 
 /// Prompt tokens computed in one step beside decoding streams.
 const PREFILL_BESIDE_DECODE_TOKENS: u32 = 128;
@@ -131,6 +135,8 @@ pub struct ModelLoop {
     sampler: Sampler,
     limits: Limits,
     share_groups: u64,
+    /// Adapts the threads of a step; `None` if their number was asked for.
+    governor: Option<Governor>,
 }
 
 impl ModelLoop {
@@ -140,6 +146,7 @@ impl ModelLoop {
         outbox: Outbox,
         pulse: Arc<Pulse>,
         activity: Arc<Activity>,
+        governor: Option<Governor>,
     ) -> Self {
         let limits = Limits {
             batch_tokens: context.batch_tokens(),
@@ -160,6 +167,7 @@ impl ModelLoop {
             sampler: Sampler::default(),
             limits,
             share_groups: 0,
+            governor,
         }
     }
 
@@ -375,6 +383,14 @@ impl ModelLoop {
                     rows.push((stream.request, stream.choice, row));
                 }
             }
+        }
+        if let Some(governor) = &mut self.governor {
+            let threads = if wanted <= FEW_TOKENS {
+                governor.threads(Instant::now())
+            } else {
+                governor.threads_max()
+            };
+            self.context.set_threads(threads);
         }
         let decoded = {
             let _working = self.pulse.work();

@@ -20,6 +20,7 @@ use aluco_proto::{
 
 use crate::{
     ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
+    governor::Governor,
     model_loop::{Activity, LoopCommand, ModelLoop, Start},
     outbox::{Outbox, Pulse},
     prompt, threads,
@@ -169,6 +170,7 @@ struct Parts {
     context: Context,
     templates: ChatTemplates,
     info: LoadedModel,
+    governor: Option<Governor>,
 }
 
 fn load_parts(engine: Engine, load: &Load, outbox: &Outbox) -> Result<Parts, Failure> {
@@ -205,11 +207,17 @@ fn load_parts(engine: Engine, load: &Load, outbox: &Outbox) -> Result<Parts, Fai
             ),
         })?;
     let info = describe(handle, &model, &context, options, began);
+    // A number of threads that was asked for is kept whatever happens.
+    let governor = options
+        .threads
+        .is_none()
+        .then(|| Governor::new(info.threads));
     Ok(Parts {
         model,
         context,
         templates,
         info,
+        governor,
     })
 }
 
@@ -270,10 +278,11 @@ fn serve(
         context,
         mut templates,
         info,
+        governor,
     } = parts;
     let context_tokens = info.context_tokens;
     let (to_loop, commands) = channel();
-    let model_loop = ModelLoop::new(context, outbox.clone(), pulse, activity);
+    let model_loop = ModelLoop::new(context, outbox.clone(), pulse, activity, governor);
     let thread = thread::Builder::new()
         .name(format!("loop {}", info.model))
         .spawn(move || model_loop.run(&commands))

@@ -10,7 +10,8 @@ pub fn default_threads() -> u32 {
     threads_on(Path::new("/"), &allowed_cpus())
 }
 
-fn allowed_cpus() -> Vec<usize> {
+/// The CPUs that this process may run on.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     rustix::thread::sched_getaffinity(None).map_or_else(
         |_| (0..std::thread::available_parallelism().map_or(1, Into::into)).collect(),
         |set| {

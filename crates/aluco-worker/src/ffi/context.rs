@@ -107,6 +107,13 @@ impl Batch {
 }
 
 impl Context {
+    /// Changes how many threads of the CPU backend compute from the next step on.
+    pub fn set_threads(&mut self, threads: u32) {
+        let threads = threads.max(1) as i32;
+        // SAFETY: the context is alive, and `&mut self` rules out a step that runs.
+        unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), threads, threads) }
+    }
+
     /// Makes a context with one pool of cells for all sequences.
     pub fn new(model: &Model, options: &ContextOptions) -> Result<Self, EngineError> {
         let _ = take_error_lines();
