@@ -136,8 +136,8 @@ fn events(
 
 /// How a dialect puts events into chunks.
 pub(crate) trait Form: Send + 'static {
-    /// The chunks that an event of a prompt becomes.
-    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<Value>;
+    /// The chunks that an event of a prompt becomes, as JSON.
+    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<String>;
 
     /// The chunk that ends the stream, if one does.
     fn last_chunk(&self, totals: &Totals) -> Option<Value>;
@@ -241,7 +241,7 @@ impl<F: Form> EventStream<F> {
         }
     }
 
-    fn data(&mut self, json: &Value) {
+    fn data(&mut self, json: &impl std::fmt::Display) {
         self.frames
             .push_back(Bytes::from(format!("data: {json}\n\n")));
     }

@@ -6,6 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Choice, Envelope, finish_reason, logprobs, messages, request::Body};
@@ -120,23 +121,43 @@ impl ChatForm {
         }
     }
 
-    fn chunk(&self, choice: u32, delta: &Value, logprobs: &Value, finish: Option<&str>) -> Value {
-        self.envelope.chunk(json!({
-            "index": choice,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }))
+    fn chunk(&self, choice: u32, delta: Delta, logprobs: Value, finish: Option<&str>) -> String {
+        self.envelope.chunk(ChatChoice {
+            index: choice,
+            delta,
+            logprobs,
+            finish_reason: finish,
+        })
     }
 }
 
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: u32,
+    delta: Delta<'a>,
+    logprobs: Value,
+    finish_reason: Option<&'a str>,
+}
+
+/// What is new in a message.
+#[derive(Default, Serialize)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
 impl Form for ChatForm {
-    fn chunks(&mut self, _: usize, event: &GenerationEvent) -> Vec<Value> {
+    fn chunks(&mut self, _: usize, event: &GenerationEvent) -> Vec<String> {
         match event {
             GenerationEvent::Started { .. } => (0..self.choices.len() as u32)
                 .map(|choice| {
-                    let delta = json!({"role": "assistant", "content": ""});
-                    self.chunk(choice, &delta, &Value::Null, None)
+                    let delta = Delta {
+                        role: Some("assistant"),
+                        content: Some(""),
+                    };
+                    self.chunk(choice, delta, Value::Null, None)
                 })
                 .collect(),
             GenerationEvent::Delta {
@@ -145,12 +166,15 @@ impl Form for ChatForm {
                 logprobs,
                 ..
             } if !text.is_empty() || !logprobs.is_empty() => {
-                let delta = json!({"content": text});
-                vec![self.chunk(*choice, &delta, &self.logprobs(logprobs), None)]
+                let delta = Delta {
+                    content: Some(text),
+                    ..Delta::default()
+                };
+                vec![self.chunk(*choice, delta, self.logprobs(logprobs), None)]
             }
             GenerationEvent::Finished { choice, reason } => {
                 let finish = Some(finish_reason(reason));
-                vec![self.chunk(*choice, &json!({}), &Value::Null, finish)]
+                vec![self.chunk(*choice, Delta::default(), Value::Null, finish)]
             }
             _ => Vec::new(),
         }

@@ -10,6 +10,7 @@ pub(crate) mod text;
 use std::time::SystemTime;
 
 use aluco_fleet::proto::{FinishReason, TokenLogprob};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{app::unix_seconds, stream::Totals};
@@ -45,13 +46,17 @@ impl Envelope {
         })
     }
 
-    /// A chunk of a stream.
-    fn chunk(&self, choice: Value) -> Value {
-        let mut chunk = self.wrap(&[choice]);
-        if self.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+    /// A chunk of a stream, written at once: there is one per token.
+    fn chunk<C: Serialize>(&self, choice: C) -> String {
+        let chunk = Chunk {
+            id: &self.id,
+            object: self.object,
+            created: self.created,
+            model: &self.model,
+            choices: [choice],
+            usage: self.include_usage.then_some(()),
+        };
+        serde_json::to_string(&chunk).expect("a chunk has no keys but strings")
     }
 
     /// A whole reply, or the last chunk of a stream.
@@ -93,6 +98,19 @@ fn timings(totals: &Totals) -> Value {
         "ttft_ms": timings.first_token_ms,
         "queue_ms": timings.queue_ms,
     })
+}
+
+/// One piece of a stream, with one choice in it.
+#[derive(Serialize)]
+struct Chunk<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: [C; 1],
+    /// Null, where a later chunk tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<()>,
 }
 
 /// OpenAI's word for the end of a choice.

@@ -6,6 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Choice, Envelope, finish_reason, logprobs, request::Body};
@@ -160,23 +161,31 @@ impl TextForm {
         }
     }
 
-    fn chunk(&self, index: usize, text: &str, logprobs: &Value, finish: Option<&str>) -> Value {
-        self.envelope.chunk(json!({
-            "index": index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }))
+    fn chunk(&self, index: usize, text: &str, logprobs: Value, finish: Option<&str>) -> String {
+        self.envelope.chunk(TextChoice {
+            index,
+            text,
+            logprobs,
+            finish_reason: finish,
+        })
     }
 }
 
+#[derive(Serialize)]
+struct TextChoice<'a> {
+    index: usize,
+    text: &'a str,
+    logprobs: Value,
+    finish_reason: Option<&'a str>,
+}
+
 impl Form for TextForm {
-    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<Value> {
+    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<String> {
         match event {
             GenerationEvent::Started { .. } if !self.echoes[prompt].is_empty() => {
                 let echo = &self.echoes[prompt];
                 (0..self.per_prompt)
-                    .map(|choice| self.chunk(self.index(prompt, choice), echo, &Value::Null, None))
+                    .map(|choice| self.chunk(self.index(prompt, choice), echo, Value::Null, None))
                     .collect()
             }
             GenerationEvent::Delta {
@@ -188,11 +197,11 @@ impl Form for TextForm {
                 let index = self.index(prompt, *choice);
                 let logprobs = self.logprobs(logprobs, self.offsets[index]);
                 self.offsets[index] += text.chars().count();
-                vec![self.chunk(index, text, &logprobs, None)]
+                vec![self.chunk(index, text, logprobs, None)]
             }
             GenerationEvent::Finished { choice, reason } => {
                 let index = self.index(prompt, *choice);
-                vec![self.chunk(index, "", &Value::Null, Some(finish_reason(reason)))]
+                vec![self.chunk(index, "", Value::Null, Some(finish_reason(reason)))]
             }
             _ => Vec::new(),
         }
