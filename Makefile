@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tools build workers model test lint fmt bench-compare install uninstall clean
+.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -48,6 +48,13 @@ fmt: ## Format the Rust code
 
 bench-compare: build ## Measure MODELS="FILE..." with aluco bench and llama-bench, side by side
 	benches/compare-llama-bench.sh $(or $(MODELS),"$$(scripts/fetch-test-model.sh)")
+
+bench-overhead: build ## Measure what HTTP adds to a generation
+	ALUCO_BENCH_WORKER="$(built)/aluco-worker-cpu" ALUCO_BENCH_MODEL="$$(scripts/fetch-test-model.sh)" \
+	cargo bench $(locked) -p aluco-server --bench overhead
+
+bench-busy: build ## Measure decoding while other programs keep cores busy
+	benches/busy-neighbour.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)"
 
 install: ## Install what was built under PREFIX (/usr/local), DESTDIR in front
 	DESTDIR="$(DESTDIR)" scripts/install.sh "$(PREFIX)"
