@@ -70,7 +70,7 @@ fn a_real_model_is_described_as_it_is() {
     for row in [
         ("parameters", "134.5 M"),
         ("quantisation", "Q4_1, 5.74 bits per weight"),
-        ("files", "98.4 MB"),
+        ("on disk", "98.4 MB"),
         ("context", "8,192 tokens"),
         ("attention", "9 heads, 3 for keys and values, of 64"),
         ("KV cache", "22.5 KiB per token at f16"),
