@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    ModelError, ModelRef, RepoId, ShortName, catalogue,
+    HubRef, ModelError, ModelRef, RepoId, ShortName, catalogue,
     name::variant::{split_part, strip_gguf},
 };
 
@@ -188,17 +188,29 @@ impl Store {
         }
     }
 
-    fn remove_unfinished(&self, name: &str) -> Result<u64, ModelError> {
-        let hub = match name.parse()? {
-            ModelRef::Hub(hub) => hub,
-            ModelRef::Short(short) => match catalogue::lookup(&short) {
-                Some(entry) => entry.hub_ref(),
-                None => return Ok(0),
-            },
-            ModelRef::Path(_) => return Ok(0),
-        };
-        hub_cache::remove_unfinished(&self.config.hub_cache, &hub)
+    /// Bytes that an unfinished download of this model holds; 0 if there is none. A finished model is not counted.
+    pub fn unfinished_bytes(&self, name: &str) -> Result<u64, ModelError> {
+        match hub_ref(name)? {
+            Some(hub) => hub_cache::unfinished_bytes(&self.config.hub_cache, &hub),
+            None => Ok(0),
+        }
     }
+
+    fn remove_unfinished(&self, name: &str) -> Result<u64, ModelError> {
+        match hub_ref(name)? {
+            Some(hub) => hub_cache::remove_unfinished(&self.config.hub_cache, &hub),
+            None => Ok(0),
+        }
+    }
+}
+
+/// What a name means on the hub, if it means anything there.
+fn hub_ref(name: &str) -> Result<Option<HubRef>, ModelError> {
+    Ok(match name.parse()? {
+        ModelRef::Hub(hub) => Some(hub),
+        ModelRef::Short(short) => catalogue::lookup(&short).map(|entry| entry.hub_ref()),
+        ModelRef::Path(_) => None,
+    })
 }
 
 /// The model of a file that was named by path: the file, or all parts if it is one of several.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use reqwest::{Response, StatusCode, Url, header::CONTENT_RANGE};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -198,20 +199,18 @@ pub(super) async fn verify(
     file: &RemoteFile,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<(), ModelError> {
-    let ContentHash::Sha256(expected) = &file.hash else {
-        return Ok(());
+    let (expected, actual) = match &file.hash {
+        ContentHash::Sha256(expected) => (
+            expected,
+            hash(Sha256::new(), partial, file, progress).await?,
+        ),
+        ContentHash::Git(expected) => {
+            // Git hashes its own header along with the contents.
+            let header = format!("blob {}\0", file.size_bytes);
+            let hasher = Sha1::new_with_prefix(header);
+            (expected, hash(hasher, partial, file, progress).await?)
+        }
     };
-    let mut hasher = Sha256::new();
-    let mut at = 0;
-    progress(0);
-    while at < file.size_bytes {
-        let step = at..(at + HASH_STEP_BYTES).min(file.size_bytes);
-        at = step.end;
-        let partial = partial.clone();
-        hasher = blocking(move || hash_range(hasher, &partial, step)).await?;
-        progress(at);
-    }
-    let actual = hex(&hasher.finalize());
     if actual != *expected {
         return Err(ModelError::HashMismatch {
             file: file.path.clone(),
@@ -222,11 +221,30 @@ pub(super) async fn verify(
     Ok(())
 }
 
-fn hash_range(
-    mut hasher: Sha256,
+/// Hashes a whole file after whatever the hasher has seen; gives lower-case hexadecimal digits.
+async fn hash<D: Digest + Send + 'static>(
+    mut hasher: D,
+    partial: &Arc<Partial>,
+    file: &RemoteFile,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<String, ModelError> {
+    let mut at = 0;
+    progress(0);
+    while at < file.size_bytes {
+        let step = at..(at + HASH_STEP_BYTES).min(file.size_bytes);
+        at = step.end;
+        let partial = partial.clone();
+        hasher = blocking(move || hash_range(hasher, &partial, step)).await?;
+        progress(at);
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hash_range<D: Digest>(
+    mut hasher: D,
     partial: &Partial,
     range: Range<u64>,
-) -> Result<Sha256, ModelError> {
+) -> Result<D, ModelError> {
     let mut buffer = vec![0; WRITE_BYTES];
     let mut at = range.start;
     while at < range.end {

@@ -30,7 +30,7 @@ pub(super) struct RemoteFile {
 pub(super) enum ContentHash {
     /// SHA-256, of what is stored outside Git as all models of some size are.
     Sha256(String),
-    /// Git's own. Not compared; such a file is checked by its size.
+    /// Git's own, of what is small enough to be in Git itself: SHA-1 over `blob SIZE\0` and the contents.
     Git(String),
 }
 

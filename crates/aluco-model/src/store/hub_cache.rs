@@ -287,6 +287,35 @@ pub(crate) fn remove_unfinished(cache: &Path, hub: &HubRef) -> Result<u64, Model
         }
         _ => None,
     };
+    let files = unfinished(&folder, hub)?;
+    if files.is_empty() {
+        return Ok(0);
+    }
+    let mut freed = 0;
+    for path in files {
+        if let Ok(metadata) = fs::symlink_metadata(&path) {
+            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
+            freed += bytes_freed_by_unlinking(&metadata);
+        }
+    }
+    remove_repo_if_empty(&folder)?;
+    Ok(freed)
+}
+
+/// Bytes that an unfinished download of this model holds.
+pub(crate) fn unfinished_bytes(cache: &Path, hub: &HubRef) -> Result<u64, ModelError> {
+    let Some((_, folder)) = repo_folder(cache, &hub.repo)? else {
+        return Ok(0);
+    };
+    let files = unfinished(&folder, hub)?.into_iter();
+    Ok(files
+        .filter_map(|path| fs::symlink_metadata(path).ok())
+        .map(|metadata| bytes_freed_by_unlinking(&metadata))
+        .sum())
+}
+
+/// The files of an unfinished download, and the notes beside them.
+fn unfinished(folder: &Path, hub: &HubRef) -> Result<Vec<PathBuf>, ModelError> {
     let mut partial = BTreeMap::new();
     for entry in entries(&folder.join("blobs"))? {
         let Some(notes) = entry
@@ -310,21 +339,15 @@ pub(crate) fn remove_unfinished(cache: &Path, hub: &HubRef) -> Result<u64, Model
     }
     let tag = hub.tag.as_ref().map(crate::Tag::as_str);
     let Some(chosen) = variant::choose(&begun, tag) else {
-        return Ok(0);
+        return Ok(Vec::new());
     };
-    let mut freed = 0;
+    let mut paths = Vec::new();
     for file in &chosen.files {
         let blob = folder.join("blobs").join(&partial[file]);
-        for suffix in [PARTIAL_SUFFIX, PARTIAL_NOTES_SUFFIX] {
-            let path = with_suffix(&blob, suffix);
-            if let Ok(metadata) = fs::symlink_metadata(&path) {
-                fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
-                freed += bytes_freed_by_unlinking(&metadata);
-            }
-        }
+        let suffixes = [PARTIAL_SUFFIX, PARTIAL_NOTES_SUFFIX];
+        paths.extend(suffixes.map(|suffix| with_suffix(&blob, suffix)));
     }
-    remove_repo_if_empty(&folder)?;
-    Ok(freed)
+    Ok(paths)
 }
 
 /// A path with something put behind its file name.

@@ -5,7 +5,9 @@ use std::{fs, sync::Arc};
 use aluco_model::{ModelError, Store};
 
 use crate::{
-    FILE, FILE_BYTES, Fixture, NAME, PART_BYTES, contents, fake_hub::sha256, store_config,
+    FILE, FILE_BYTES, Fixture, NAME, PART_BYTES, contents,
+    fake_hub::{git_hash, sha256},
+    store_config,
 };
 
 #[tokio::test]
@@ -30,6 +32,34 @@ async fn a_file_with_another_hash_is_thrown_away() {
 
     f.server.state().false_hashes.clear();
     f.pull(NAME).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_git_keeps_is_checked_by_gits_hash() {
+    // What `printf GGUF | git hash-object --stdin` prints.
+    assert_eq!(
+        "53b7dcdfb2702f3512ca9b967b2a138fcfe9bea9",
+        git_hash(b"GGUF")
+    );
+    let f = Fixture::new().await;
+    f.server.state().in_git = true;
+    let published = git_hash(b"something else");
+    let hashes = [(FILE.to_owned(), published.clone())];
+    f.server.state().false_hashes.extend(hashes);
+    let error = f.pull(NAME).await.unwrap_err();
+    let ModelError::HashMismatch {
+        expected, actual, ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    let true_hash = git_hash(&contents(FILE_BYTES, 1));
+    assert_eq!((expected, actual), (&published, &true_hash));
+    assert_eq!(f.blobs(), Vec::<String>::new());
+
+    f.server.state().false_hashes.clear();
+    f.pull(NAME).await.unwrap();
+    assert_eq!(f.blobs(), [true_hash]);
 }
 
 #[tokio::test]

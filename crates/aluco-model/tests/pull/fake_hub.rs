@@ -15,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// Bytes that a body yields at a time.
@@ -49,6 +50,8 @@ pub(crate) struct Hub {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Hashes to publish in place of the true ones.
     pub(crate) false_hashes: BTreeMap<String, String>,
+    /// Publishes files as if they were in Git itself, not in the storage for large ones.
+    pub(crate) in_git: bool,
     pub(crate) ranges: bool,
     pub(crate) bytes_allowed: Option<(u64, AtLimit)>,
     /// Answers to the next requests for descriptions and for files.
@@ -81,6 +84,7 @@ impl FakeHub {
                 .map(|(path, bytes)| ((*path).to_owned(), bytes.clone()))
                 .collect(),
             false_hashes: BTreeMap::new(),
+            in_git: false,
             ranges: true,
             bytes_allowed: None,
             api_refusals: VecDeque::new(),
@@ -192,6 +196,13 @@ fn describe(state: &Hub, path: &str) -> Response {
         .iter()
         .map(|(name, contents)| {
             let hash = state.false_hashes.get(name).cloned();
+            if state.in_git {
+                return serde_json::json!({
+                    "rfilename": name,
+                    "size": contents.len(),
+                    "blobId": hash.unwrap_or_else(|| git_hash(contents)),
+                });
+            }
             let hash = hash.unwrap_or_else(|| sha256(contents));
             serde_json::json!({
                 "rfilename": name,
@@ -255,9 +266,21 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 
 /// In lower-case hexadecimal digits.
 pub(crate) fn sha256(contents: &[u8]) -> String {
+    hex(&Sha256::digest(contents))
+}
+
+/// As `git hash-object` prints it.
+pub(crate) fn git_hash(contents: &[u8]) -> String {
+    let header = format!("blob {}\0", contents.len());
+    hex(&Sha1::new_with_prefix(header)
+        .chain_update(contents)
+        .finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
-    for byte in Sha256::digest(contents) {
+    for byte in bytes {
         write!(text, "{byte:02x}").expect("a String takes everything");
     }
     text
