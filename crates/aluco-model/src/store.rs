@@ -215,8 +215,9 @@ fn hub_ref(name: &str) -> Result<Option<HubRef>, ModelError> {
 
 /// The model of a file that was named by path: the file, or all parts if it is one of several.
 fn model_at(path: &Path) -> Result<StoredModel, ModelError> {
-    // Not canonicalize: a file in the hub cache is a link to a blob whose name says nothing of parts.
     let path = std::path::absolute(path).map_err(ModelError::io("find", path))?;
+    check_is_file(&path)?;
+    let path = canonical(&path)?;
     let files = parts_of(&path)?;
     let mut size_bytes = 0;
     let mut modified = SystemTime::UNIX_EPOCH;
@@ -235,29 +236,53 @@ fn model_at(path: &Path) -> Result<StoredModel, ModelError> {
     })
 }
 
+/// The one spelling of a file's path, so that a file counts as one model however it is named. Not `canonicalize`: a file
+/// in the hub cache is a link to a blob whose name says nothing of what it is, so only links to GGUF files are followed.
+fn canonical(path: &Path) -> Result<PathBuf, ModelError> {
+    let in_canonical_folder = |path: &Path| {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = fs::canonicalize(folder).map_err(ModelError::io("find", folder))?;
+        Ok(folder.join(path.file_name().unwrap_or_default()))
+    };
+    let mut path = in_canonical_folder(path)?;
+    // A part that is a link has its siblings beside the link, not beside what it links to. The system follows no more
+    // than 40 links in a row either.
+    for _ in 0..40 {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        let name = target.file_name().and_then(|name| name.to_str());
+        if split_of(&path).is_some() || name.and_then(strip_gguf).is_none() {
+            break;
+        }
+        path = in_canonical_folder(&path.with_file_name(target))?;
+    }
+    Ok(path)
+}
+
+fn check_is_file(path: &Path) -> Result<(), ModelError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(ModelError::NotGguf {
+            path: path.to_owned(),
+            reason: "it is not a file".into(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ModelError::NoSuchFile {
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(ModelError::io("read", path)(error)),
+    }
+}
+
+/// What the name of a file says of the split model that it is part of.
+fn split_of(path: &Path) -> Option<(&str, usize, usize)> {
+    split_part(strip_gguf(path.file_name()?.to_str()?)?)
+}
+
 /// A file and, if it is one part of a split model, all its siblings in order.
 fn parts_of(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => {}
-        Ok(_) => {
-            return Err(ModelError::NotGguf {
-                path: path.to_owned(),
-                reason: "it is not a file".into(),
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ModelError::NoSuchFile {
-                path: path.to_owned(),
-            });
-        }
-        Err(error) => return Err(ModelError::io("read", path)(error)),
-    }
-    let split = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .and_then(strip_gguf)
-        .and_then(split_part);
-    let Some((stem, _, total)) = split else {
+    check_is_file(path)?;
+    let Some((stem, _, total)) = split_of(path) else {
         return Ok(vec![path.to_owned()]);
     };
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("gguf");

@@ -206,6 +206,52 @@ fn a_model_given_by_path_is_found_with_all_its_parts_and_never_deleted() {
 }
 
 #[test]
+fn a_file_is_one_model_however_its_path_is_spelled() {
+    let f = Fixture::new();
+    let root = fs::canonicalize(f.root.path()).unwrap();
+    let file = f.write("real/m.gguf", 30);
+    let name = root.join("real/m.gguf").display().to_string();
+    symlink("real", root.join("folder")).unwrap();
+    symlink("real/m.gguf", root.join("other.gguf")).unwrap();
+    symlink("../other.gguf", root.join("real/again.gguf")).unwrap();
+    for spelling in [
+        "real/m.gguf",
+        "real/../real/./m.gguf",
+        "folder/m.gguf",
+        "other.gguf",
+        "folder/again.gguf",
+    ] {
+        let spelled = f.root.path().join(spelling);
+        let model = f.store.find(spelled.to_str().unwrap()).unwrap();
+        assert_eq!(model.name, name, "{spelling}");
+        assert_eq!(model.files, [Path::new(&name)], "{spelling}");
+    }
+    fs::remove_file(file).unwrap();
+    let error = f.store.find(root.join("other.gguf").to_str().unwrap());
+    assert!(matches!(error, Err(ModelError::NoSuchFile { .. })));
+}
+
+#[test]
+fn a_link_whose_target_says_less_than_itself_is_not_followed() {
+    let f = Fixture::new();
+    let root = fs::canonicalize(f.root.path()).unwrap();
+    f.cache_file(NEW, "m-Q4_0.gguf", "blob", 100);
+    let cached = f.repo_folder().join("snapshots").join(NEW);
+    symlink(cached.join("m-Q4_0.gguf"), root.join("link.gguf")).unwrap();
+    let model = f.store.find(root.join("link.gguf").to_str().unwrap());
+    assert!(model.unwrap().files[0].ends_with(format!("{NEW}/m-Q4_0.gguf")));
+
+    // Parts on several disks, gathered by links.
+    for part in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+        let target = f.write(&format!("disk-of-{part}/{part}"), 30);
+        symlink(target, root.join(part)).unwrap();
+    }
+    let first = root.join("m-00001-of-00002.gguf");
+    let model = f.store.find(first.to_str().unwrap()).unwrap();
+    assert_eq!(model.files, [first, root.join("m-00002-of-00002.gguf")]);
+}
+
+#[test]
 fn an_import_is_found_under_its_name_and_before_the_catalogues() {
     let f = Fixture::new();
     let file = f.write("SmolLM2-135M-Instruct.Q4_1.gguf", 3_000_000);
