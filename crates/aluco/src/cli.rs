@@ -173,6 +173,9 @@ Examples:
 pub(crate) struct StopArgs {
     /// Model to unload; without it the server stops
     pub(crate) model: Option<String>,
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Client>,
 }
@@ -185,6 +188,9 @@ Examples:
 pub(crate) struct PullArgs {
     /// Model: a name of the catalogue, or a Hugging Face repository with a quantisation
     pub(crate) model: String,
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Storing>,
 }
@@ -250,6 +256,9 @@ pub(crate) struct RmArgs {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Storing>,
 }

@@ -16,11 +16,13 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
             "log_level {:?} cannot be read: {error}",
             settings.log_level
         ))
-        .advise("levels are error, warn, info, debug and trace, also for single parts: info,llama.cpp=warn")
+        .advise("levels are off, error, warn, info, debug and trace, also for single parts: info,aluco::worker=warn")
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // Otherwise a log that cannot be written, as on a full disk, is told on standard error too, and that panics.
+        .log_internal_errors(false);
     match settings.log_format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

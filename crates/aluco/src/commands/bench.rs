@@ -40,6 +40,7 @@ async fn measure(args: &BenchArgs, fleet: &Fleet, model: &str, plan: Vec<BenchSp
     let file = stored.files.first().map_or(Path::new(model), |file| file);
     let bar = bar(&plan);
     let mut records = Vec::new();
+    let mut outcome = Ok(Status::Done);
     for spec in plan {
         let flash_attention = spec.options.flash_attention;
         let gpu_layers = spec.options.gpu_layers;
@@ -51,16 +52,16 @@ async fn measure(args: &BenchArgs, fleet: &Fleet, model: &str, plan: Vec<BenchSp
         let report = tokio::select! {
             biased;
             () = signals.next() => {
-                bar.finish_and_clear();
-                return Ok(Status::Interrupted);
+                outcome = Ok(Status::Interrupted);
+                break;
             }
             report = measuring => report,
         };
         let report = match report {
             Ok(report) => report,
             Err(error) => {
-                bar.finish_and_clear();
-                return Err(error.into());
+                outcome = Err(error.into());
+                break;
             }
         };
         for result in &report.tests {
@@ -80,8 +81,11 @@ async fn measure(args: &BenchArgs, fleet: &Fleet, model: &str, plan: Vec<BenchSp
     } else {
         args.output
     };
-    write(format, &records)?;
-    Ok(Status::Done)
+    // What was measured before a failure or Ctrl-C took its time too.
+    if !records.is_empty() {
+        write(format, &records)?;
+    }
+    outcome
 }
 
 fn write(format: BenchFormat, records: &[Record]) -> io::Result<()> {

@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     engine,
     failure::{Outcome, Status},
-    render::{Transfer, printable, say},
+    render::{self, Transfer, printable, say},
     signals::Signals,
 };
 
@@ -36,6 +36,10 @@ async fn pull(args: &PullArgs, config: &Config) -> Outcome {
         return Ok(Status::Interrupted);
     };
     let model = pulled?;
+    if args.json {
+        render::print_json(&model)?;
+        return Ok(Status::Done);
+    }
     let name = model
         .short_name
         .as_ref()

@@ -2,44 +2,102 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use aluco_model::{ModelError, Size};
+use aluco_model::{ModelError, ModelSource, Size, Store};
+use serde::Serialize;
 
 use crate::{
     cli::RmArgs,
     config::Config,
     engine,
     failure::{Failure, Outcome, Status},
-    render::{printable, say},
+    render::{self, printable, say},
 };
+
+/// Something that is to be deleted.
+struct Target {
+    /// As the store calls it.
+    name: String,
+    size_bytes: u64,
+}
+
+/// What `--json` writes for each model.
+#[derive(Serialize)]
+struct Deleted {
+    name: String,
+    freed_bytes: u64,
+}
 
 /// Runs the command: all models or, if one of them is not there, none.
 pub(crate) fn run(args: &RmArgs, config: &Config) -> Outcome {
     let store = engine::store(&config.settings);
+    let mut targets: Vec<Target> = Vec::new();
     for name in &args.models {
-        match store.find(name) {
-            Ok(model) => {
-                if !args.yes && !confirmed(&model.name, model.size_bytes)? {
-                    say("nothing was deleted");
-                    return Ok(Status::Failed);
-                }
-            }
-            // It may be a download that never ended, which takes space like a model.
-            Err(ModelError::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+        let target = find(&store, name)?;
+        // Two names may mean the same model, which can be deleted only once.
+        if !targets.iter().any(|known| known.name == target.name) {
+            targets.push(target);
         }
     }
-    for name in &args.models {
-        let freed = store.remove(name)?;
-        say(&format!(
-            "deleted {}, {} are free again",
-            printable(name),
-            Size(freed)
-        ));
+    for target in &targets {
+        if !args.yes && !confirmed(target)? {
+            say("nothing was deleted");
+            return Ok(Status::Failed);
+        }
+    }
+    let mut deleted = Vec::new();
+    for Target { name, .. } in targets {
+        let freed_bytes = store.remove(&name)?;
+        if !args.json {
+            tell(&name, freed_bytes);
+        }
+        deleted.push(Deleted { name, freed_bytes });
+    }
+    if args.json {
+        render::print_json(&deleted)?;
     }
     Ok(Status::Done)
 }
 
-fn confirmed(name: &str, size_bytes: u64) -> Outcome<bool> {
+fn tell(name: &str, freed_bytes: u64) {
+    let name = printable(name);
+    if freed_bytes == 0 {
+        // A link to a file elsewhere, or data that another model shares.
+        say(&format!(
+            "deleted {name}; its data is in use elsewhere and stays"
+        ));
+    } else {
+        let freed = Size(freed_bytes);
+        say(&format!("deleted {name}, {freed} are free again"));
+    }
+}
+
+/// The model of this name, or the download of it that never ended, which takes space like a model.
+fn find(store: &Store, name: &str) -> Outcome<Target> {
+    let model = match store.find(name) {
+        Ok(model) => model,
+        Err(error @ ModelError::NotFound { .. }) => {
+            return match store.unfinished_bytes(name)? {
+                0 => Err(error.into()),
+                size_bytes => Ok(Target {
+                    name: name.to_owned(),
+                    size_bytes,
+                }),
+            };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if model.source == ModelSource::File {
+        let path = model.files.into_iter().next().unwrap_or_default();
+        return Err(ModelError::NotOurs { path }.into());
+    }
+    Ok(Target {
+        name: model.name,
+        size_bytes: model.size_bytes,
+    })
+}
+
+fn confirmed(target: &Target) -> Outcome<bool> {
+    let name = printable(&target.name);
     if !io::stdin().is_terminal() {
         return Err(
             Failure::usage(format!("whether to delete {name} cannot be asked here"))
@@ -49,9 +107,8 @@ fn confirmed(name: &str, size_bytes: u64) -> Outcome<bool> {
     let mut output = io::stderr().lock();
     write!(
         output,
-        "delete {} ({})? [y/N] ",
-        printable(name),
-        Size(size_bytes)
+        "delete {name} ({})? [y/N] ",
+        Size(target.size_bytes)
     )?;
     output.flush()?;
     let mut answer = String::new();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::run::{absolute, configured, current_thread};
@@ -10,7 +11,7 @@ use crate::{
     client::{Client, ClientError},
     config::Config,
     failure::{Failure, Outcome, Status},
-    render::say,
+    render::{self, say},
 };
 
 /// How long is waited for a server to be gone: its own limit is 10 s unless configured otherwise.
@@ -24,15 +25,21 @@ pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
     let client = configured(&config.settings)?;
     let runtime = current_thread()?;
     if let Some(model) = &args.model {
-        let what = if runtime.block_on(client.unload(&absolute(model)?))? {
-            "is unloaded"
+        let unloaded = runtime.block_on(client.unload(&absolute(model)?))?;
+        if args.json {
+            render::print_json(&json!({ "model": model, "unloaded": unloaded }))?;
+        } else if unloaded {
+            say(&format!("{model} is unloaded"));
         } else {
-            "was not loaded"
-        };
-        say(&format!("{model} {what}"));
+            say(&format!("{model} was not loaded"));
+        }
     } else {
         runtime.block_on(stop(&client))?;
-        say(&format!("the server at {} has stopped", client.url()));
+        if args.json {
+            render::print_json(&json!({ "server": client.url(), "stopped": true }))?;
+        } else {
+            say(&format!("the server at {} has stopped", client.url()));
+        }
     }
     Ok(Status::Done)
 }

@@ -54,6 +54,8 @@ pub(crate) struct Key {
     pub(crate) help: &'static str,
     /// What it is about.
     pub(crate) part: Part,
+    /// It is a path, which files and variables have to write from the root or from `~/` on.
+    pub(crate) path: bool,
     /// The flag may be given more than once.
     pub(crate) repeated: bool,
     /// Never shown.
@@ -110,6 +112,9 @@ const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json",
 
 const U32_MAX: u64 = u32::MAX as u64;
 
+/// Smallest limit of a request body: hardly a question fits into less.
+const BODY_BYTES_MIN: u64 = 1024;
+
 /// A key without aliases, flag of the same name, given once and no secret: what most are.
 const PLAIN: Key = Key {
     name: "",
@@ -119,6 +124,7 @@ const PLAIN: Key = Key {
     value_name: "",
     help: "",
     part: Part::Engine,
+    path: false,
     repeated: false,
     secret: false,
     set: |_, _| Ok(()),
@@ -205,6 +211,7 @@ pub(crate) static KEYS: &[Key] = &[
         value_name: "FOLDER",
         help: "Where imported models lie",
         part: Part::Store,
+        path: true,
         set: |settings, raw| {
             settings.models_folder = raw.path()?;
             Ok(())
@@ -219,6 +226,7 @@ pub(crate) static KEYS: &[Key] = &[
         value_name: "FOLDER",
         help: "The Hugging Face cache, where pulled models lie",
         part: Part::Store,
+        path: true,
         set: |settings, raw| {
             settings.hub_cache = raw.path()?;
             Ok(())
@@ -411,6 +419,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_WORKER",
         value_name: "FILE",
         help: "Worker binary to use instead of the best one beside aluco",
+        path: true,
         set: |settings, raw| {
             settings.worker = Some(raw.path()?);
             Ok(())
@@ -467,10 +476,10 @@ pub(crate) static KEYS: &[Key] = &[
         help: "Largest request body, such as 64MiB",
         part: Part::Fleet,
         set: |settings, raw| {
-            settings.body_bytes_max = raw.size()?;
+            settings.body_bytes_max = raw.size(BODY_BYTES_MIN)?;
             Ok(())
         },
-        get: |settings| json!(units::show_size(settings.body_bytes_max)),
+        get: |settings| json!(units::write_size(settings.body_bytes_max)),
         ..PLAIN
     },
     Key {
@@ -490,10 +499,10 @@ pub(crate) static KEYS: &[Key] = &[
         name: "log_level",
         env: "ALUCO_LOG_LEVEL",
         value_name: "LEVEL",
-        help: "error, warn, info, debug, trace, or a list such as info,llama=debug",
+        help: "off, error, warn, info, debug, trace, or a list such as info,aluco::worker=warn",
         part: Part::Log,
         set: |settings, raw| {
-            settings.log_level = raw.text()?;
+            settings.log_level = raw.log_levels()?;
             Ok(())
         },
         get: |settings| json!(settings.log_level),

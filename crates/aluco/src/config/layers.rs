@@ -115,6 +115,7 @@ pub(crate) fn load(environment: &Environment, files: &Files, flags: &[Given]) ->
         .folder("XDG_CACHE_HOME", ".cache")
         .join("huggingface/hub");
     let mut stack = Stack {
+        home: environment.get("HOME").map(PathBuf::from),
         settings,
         origins: vec![Origin::Default; KEYS.len()],
     };
@@ -134,6 +135,8 @@ pub(crate) fn load(environment: &Environment, files: &Files, flags: &[Given]) ->
 }
 
 struct Stack {
+    /// The user's folder, if it is known.
+    home: Option<PathBuf>,
     settings: Settings,
     origins: Vec<Origin>,
 }
@@ -141,9 +144,42 @@ struct Stack {
 impl Stack {
     fn set(&mut self, name: &str, raw: &Raw, origin: Origin) -> Result<(), String> {
         let index = keys::index_of(name).expect("the key is in the table");
-        (KEYS[index].set)(&mut self.settings, raw)?;
+        let key = &KEYS[index];
+        if key.path {
+            let raw = self.located(raw, matches!(origin, Origin::Flag(_)))?;
+            (key.set)(&mut self.settings, &raw)?;
+        } else {
+            (key.set)(&mut self.settings, raw)?;
+        }
         self.origins[index] = origin;
         Ok(())
+    }
+
+    /// A path with the home folder in place of `~`. Only a flag may be relative to the folder in which it is typed.
+    fn located(&self, raw: &Raw, may_be_relative: bool) -> Result<Raw, String> {
+        let path = raw.path()?;
+        if path.is_absolute() {
+            return Ok(raw.clone());
+        }
+        let shown = path.display();
+        if let Ok(rest) = path.strip_prefix("~") {
+            let home = self
+                .home
+                .as_ref()
+                .ok_or_else(|| format!("HOME is not set, so \"{shown}\" leads nowhere"))?;
+            return Ok(Raw::Word(home.join(rest).to_string_lossy().into_owned()));
+        }
+        if path.to_string_lossy().starts_with('~') {
+            return Err(format!(
+                "write the path in full instead of \"{shown}\": only shells know the folders of other users"
+            ));
+        }
+        if may_be_relative {
+            return Ok(raw.clone());
+        }
+        Err(format!(
+            "expected a whole path, from / or ~/ on, found \"{shown}\""
+        ))
     }
 
     fn add_file(&mut self, path: &Path, has_to_exist: bool) -> Outcome<()> {
@@ -408,6 +444,47 @@ mod tests {
         assert_eq!(xdg.hub_cache, Path::new("/.cache/huggingface/hub"));
         let hub = settings([("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/hub")].into());
         assert_eq!(hub.hub_cache, Path::new("/hub"));
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder_and_only_flags_are_relative() {
+        let folder = Folder::new();
+        let home = ("HOME", "/home/owl");
+        let loaded = |environment: Environment, file: &str, flags: &[Given]| {
+            load(&environment, &folder.files("", file), flags).map(|it| it.settings.models_folder)
+        };
+        for (path, expected) in [
+            ("~/models", "/home/owl/models"),
+            ("~", "/home/owl"),
+            ("/a~", "/a~"),
+        ] {
+            let file = format!("models_folder = \"{path}\"");
+            let expected = Path::new(expected);
+            assert_eq!(loaded([home].into(), &file, &[]).unwrap(), expected);
+            let environment = [home, ("ALUCO_MODELS_FOLDER", path)].into();
+            assert_eq!(loaded(environment, "", &[]).unwrap(), expected);
+            let flags = [flag("models_folder", path)];
+            assert_eq!(loaded([home].into(), "", &flags).unwrap(), expected);
+        }
+        let flags = [flag("models_folder", "models")];
+        assert_eq!(
+            loaded([home].into(), "", &flags).unwrap(),
+            Path::new("models")
+        );
+        let file = "models_folder = \"models\"";
+        for (environment, file, expected) in [
+            (Environment::from([home]), file, "a whole path"),
+            (
+                [home, ("OLLAMA_MODELS", "models")].into(),
+                "",
+                "environment variable OLLAMA_MODELS: expected a whole path",
+            ),
+            ([home, ("ALUCO_WORKER", "~cat/x")].into(), "", "in full"),
+            ([("HF_HOME", "~/hf")].into(), "", "HOME is not set"),
+        ] {
+            let failure = loaded(environment, file, &[]).unwrap_err().to_string();
+            assert!(failure.contains(expected), "{failure}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::units;
 
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// A value before it is understood.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Raw {
@@ -46,7 +48,7 @@ impl Raw {
         }
     }
 
-    /// A path. `~/` stands for nothing here: shells expand it, and files should name the whole path.
+    /// A path, as it stands.
     pub(crate) fn path(&self) -> Result<PathBuf, String> {
         self.text().map(PathBuf::from)
     }
@@ -135,13 +137,41 @@ impl Raw {
             .ok_or_else(|| self.expected("a duration such as \"30s\" or \"5m\""))
     }
 
-    /// A size in bytes.
-    pub(crate) fn size(&self) -> Result<u64, String> {
-        match self {
-            Self::Word(text) | Self::Text(text) => units::parse_size(text),
-            Self::Integer(bytes) if *bytes >= 0 => Ok(*bytes as u64),
-            _ => Err(self.expected("a size such as \"64MiB\" or 1048576")),
+    /// Levels of the log: one for all, or one for a part as in `aluco::worker=warn`, with commas between them. A word that is no
+    /// level must not pass: it would be taken for the name of a part, and the log would be silent.
+    pub(crate) fn log_levels(&self) -> Result<String, String> {
+        let text = self.text()?;
+        for part in text.split(',').map(str::trim) {
+            let level = match part.split_once('=') {
+                Some((target, level)) if !target.trim().is_empty() => level,
+                Some(_) => "",
+                None => part,
+            };
+            if !LOG_LEVELS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(level))
+            {
+                return Err(format!(
+                    "expected a level ({}) or PART=LEVEL, as in info,aluco::worker=warn, found \"{part}\"",
+                    LOG_LEVELS.join(", ")
+                ));
+            }
         }
+        Ok(text)
+    }
+
+    /// A size in bytes, and at least this much.
+    pub(crate) fn size(&self, bytes_min: u64) -> Result<u64, String> {
+        let bytes = match self {
+            Self::Word(text) | Self::Text(text) => units::parse_size(text)?,
+            Self::Integer(bytes) if *bytes >= 0 => *bytes as u64,
+            _ => return Err(self.expected("a size such as \"64MiB\" or 1048576")),
+        };
+        if bytes < bytes_min {
+            let least = units::write_size(bytes_min);
+            return Err(self.expected(&format!("a size from {least}")));
+        }
+        Ok(bytes)
     }
 }
 
@@ -184,6 +214,29 @@ mod tests {
         }
         assert!(Raw::Word("perhaps".into()).switch_or_auto().is_err());
         assert!(Raw::Integer(2).switch_or_auto().is_err());
+    }
+
+    #[test]
+    fn a_misspelt_log_level_is_refused() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,aluco::worker=warn",
+            "info, hyper=off",
+        ] {
+            assert!(Raw::Word(good.into()).log_levels().is_ok(), "{good}");
+        }
+        for wrong in [
+            "inof",
+            "",
+            "info,",
+            "info,aluco::worker=wran",
+            "=warn",
+            "aluco",
+        ] {
+            assert!(Raw::Word(wrong.into()).log_levels().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -97,6 +97,18 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// A size that [`parse_size`] reads back as the same: in the largest binary unit of which it is a whole number.
+pub(crate) fn write_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value > 0 && value.is_multiple_of(1024) && unit + 1 < UNITS.len() {
+        value /= 1024;
+        unit += 1;
+    }
+    format!("{value}{}", UNITS[unit])
+}
+
 /// A size in the largest binary unit that leaves at least 1, with three significant digits: `269 MiB`, `1.50 GiB`.
 pub(crate) fn show_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -176,6 +188,22 @@ mod tests {
         }
         for text in ["", "MiB", "5 stones", "-1", "99999999T", "1..2"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_written_size_is_read_back_as_the_same() {
+        for (bytes, expected) in [
+            (0, "0"),
+            (1000, "1000"),
+            (1536, "1536"),
+            (64 << 20, "64MiB"),
+            ((64 << 20) + 1, "67108865"),
+            (5 << 40, "5TiB"),
+            (1 << 52, "4096TiB"),
+        ] {
+            assert_eq!(write_size(bytes), expected);
+            assert_eq!(parse_size(expected), Ok(bytes));
         }
     }
 

@@ -20,6 +20,9 @@ pub(super) fn of(args: &BenchArgs, base: &LoadOptions) -> Result<Vec<BenchSpec>,
     let flash = flash_attention(&args.flash_attn)?;
     let gpu_layers = numbers("-ngl", &args.n_gpu_layers)?;
     let threads = numbers("-t", &args.threads)?;
+    if threads.contains(&0) {
+        return Err("-t 0: at least one thread is needed".to_owned());
+    }
     let mut plan = Vec::new();
     for gpu_layers in or_default(&gpu_layers, base.gpu_layers) {
         for &flash_attention in &flash {
@@ -244,7 +247,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_measured_is_named() {
-        for flags in ["-p 0 -n 0", "-ctk q9", "-fa maybe", "-p many", "-pg 5"] {
+        for flags in [
+            "-p 0 -n 0",
+            "-ctk q9",
+            "-fa maybe",
+            "-p many",
+            "-pg 5",
+            "-t 0",
+        ] {
             assert!(plan(flags).is_err(), "{flags}");
         }
     }

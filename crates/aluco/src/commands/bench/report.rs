@@ -53,7 +53,7 @@ impl Record {
         gpu_layers: Option<u32>,
     ) -> Self {
         let test = &result.test;
-        let tokens = f64::from(test.prompt_tokens + test.generated_tokens);
+        let tokens = f64::from(test.prompt_tokens) + f64::from(test.generated_tokens);
         let samples_ts: Vec<f64> = result
             .samples_ns
             .iter()
