@@ -18,6 +18,9 @@ use crate::{
     resident::{context_options, describe},
 };
 
+/// Longest test: no model was trained for more.
+const TOKENS_MAX: u64 = 1 << 24;
+
 /// Measures and sends progress and the report.
 pub fn run(
     engine: Engine,
@@ -54,6 +57,15 @@ pub fn measure(
     if spec.tests.is_empty() || spec.repetitions == 0 {
         return Err(prompt::invalid("there is nothing to measure".to_owned()));
     }
+    for test in &spec.tests {
+        let tokens = [test.prompt_tokens, test.generated_tokens, test.depth_tokens];
+        let tokens: u64 = tokens.into_iter().map(u64::from).sum();
+        if tokens > TOKENS_MAX {
+            return Err(prompt::invalid(format!(
+                "a test of {tokens} tokens is over the limit of {TOKENS_MAX}"
+            )));
+        }
+    }
     let began = Instant::now();
     let options = ModelOptions {
         gpu_layers: spec.options.gpu_layers,
@@ -62,7 +74,7 @@ pub fn measure(
     let model = Model::load(engine, path, &options, |_| true).map_err(failed)?;
     let mut info = None;
     let mut tests = Vec::with_capacity(spec.tests.len());
-    let total = spec.repetitions * spec.tests.len() as u32;
+    let total = spec.repetitions.saturating_mul(spec.tests.len() as u32);
     for test in &spec.tests {
         let mut context_options = context_options(&model, &spec.options);
         context_options.context_tokens =

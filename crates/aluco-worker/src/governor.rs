@@ -53,8 +53,13 @@ impl Governor {
         }
     }
 
-    /// Threads for a decode step that begins now. Looks at the machine a few times per second at most.
-    pub fn threads(&mut self, now: Instant) -> u32 {
+    /// Threads for a decode step that begins now beside so many other steps of this process, which share what is free. Looks at
+    /// the machine a few times per second at most.
+    pub fn threads(&mut self, now: Instant, beside: u32) -> u32 {
+        (self.free_threads(now) / (1 + beside)).max(1)
+    }
+
+    fn free_threads(&mut self, now: Instant) -> u32 {
         let is_fresh = |(at, _): &(Instant, Ticks)| now.duration_since(*at) < INTERVAL;
         if self.last.as_ref().is_some_and(is_fresh) {
             return self.threads;
@@ -177,19 +182,19 @@ mod tests {
         let start = Instant::now();
         let second = |n: u32| start + Duration::from_secs(1) * n;
         machine.show([0, 0], 0);
-        assert_eq!(governor.threads(second(0)), 2);
+        assert_eq!(governor.threads(second(0), 0), 2);
         // Both CPUs are busy, all of it this process.
         machine.show([100, 100], 200);
-        assert_eq!(governor.threads(second(1)), 2);
+        assert_eq!(governor.threads(second(1), 0), 2);
         // Another program takes nine tenths of a CPU.
         machine.show([200, 200], 310);
-        assert_eq!(governor.threads(second(2)), 1);
+        assert_eq!(governor.threads(second(2), 0), 1);
         // A little in the background is no reason.
         machine.show([300, 220], 410);
-        assert_eq!(governor.threads(second(3)), 2);
+        assert_eq!(governor.threads(second(3), 0), 2);
         // Two programs that would take everything still leave one thread.
         machine.show([400, 320], 410);
-        assert_eq!(governor.threads(second(4)), 1);
+        assert_eq!(governor.threads(second(4), 0), 1);
     }
 
     #[test]
@@ -198,10 +203,10 @@ mod tests {
         let mut governor = machine.governor();
         let start = Instant::now();
         machine.show([0, 0], 0);
-        governor.threads(start);
+        governor.threads(start, 0);
         machine.show([1000, 1000], 0);
-        assert_eq!(governor.threads(start + INTERVAL / 2), 2);
-        assert_eq!(governor.threads(start + INTERVAL), 1);
+        assert_eq!(governor.threads(start + INTERVAL / 2, 0), 2);
+        assert_eq!(governor.threads(start + INTERVAL, 0), 1);
     }
 
     #[test]
@@ -210,11 +215,25 @@ mod tests {
         let mut governor = machine.governor();
         let start = Instant::now();
         machine.show([0, 0], 0);
-        governor.threads(start);
+        governor.threads(start, 0);
         machine.show([5000, 5000], 0);
-        assert_eq!(governor.threads(start + Duration::from_secs(60)), 2);
+        assert_eq!(governor.threads(start + Duration::from_secs(60), 0), 2);
         machine.show([5020, 5020], 0);
-        assert_eq!(governor.threads(start + Duration::from_millis(60_200)), 1);
+        assert_eq!(
+            governor.threads(start + Duration::from_millis(60_200), 0),
+            1
+        );
+    }
+
+    #[test]
+    fn steps_of_several_models_share_the_threads() {
+        let machine = Machine::new();
+        let mut governor = machine.governor();
+        let start = Instant::now();
+        machine.show([0, 0], 0);
+        assert_eq!(governor.threads(start, 0), 2);
+        assert_eq!(governor.threads(start, 1), 1);
+        assert_eq!(governor.threads(start, 5), 1);
     }
 
     #[test]
@@ -231,10 +250,10 @@ mod tests {
         let machine = Machine::new();
         let mut governor = machine.governor();
         let start = Instant::now();
-        assert_eq!(governor.threads(start), 2);
+        assert_eq!(governor.threads(start, 0), 2);
         fs::write(machine.0.path().join("proc/stat"), "cpu0 nonsense").unwrap();
         fs::write(machine.0.path().join("proc/self/stat"), "nonsense").unwrap();
-        assert_eq!(governor.threads(start + INTERVAL), 2);
+        assert_eq!(governor.threads(start + INTERVAL, 0), 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod ffi;
 pub mod governor;
 pub mod hello;
+mod intake;
 mod log;
 pub mod model_loop;
 pub mod outbox;

@@ -386,7 +386,7 @@ impl ModelLoop {
         }
         if let Some(governor) = &mut self.governor {
             let threads = if wanted <= FEW_TOKENS {
-                governor.threads(Instant::now())
+                governor.threads(Instant::now(), self.pulse.working())
             } else {
                 governor.threads_max()
             };
@@ -494,7 +494,11 @@ impl ModelLoop {
             else {
                 break;
             };
-            self.context.share_sequence(from, sequence)?;
+            if let Err(error) = self.context.share_sequence(from, sequence) {
+                self.free_sequences.push(sequence);
+                self.waiting.insert(waiting, stream);
+                return Err(error);
+            }
             let original = &mut self.running[index];
             let group = *original.share_group.get_or_insert_with(|| {
                 self.share_groups += 1;

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use aluco_proto::{Event, Failure, GenerationEvent, RequestId, write_frame};
+use aluco_proto::{
+    Event, FRAME_BYTES_MAX, Failure, FailureKind, FrameError, GenerationEvent, RequestId,
+    write_frame,
+};
 
 /// Sends events. Clones share one socket; each frame is written whole.
 #[derive(Debug, Clone)]
@@ -27,7 +30,11 @@ impl Outbox {
     /// Sends an event. Nobody is told if the supervisor is gone: the reading side notices and ends the process.
     pub fn send(&self, event: &Event) {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = write_frame(&mut *stream, event);
+        if let Err(FrameError::TooLarge { bytes }) = write_frame(&mut *stream, event)
+            && let Some(instead) = too_large(event, bytes)
+        {
+            let _ = write_frame(&mut *stream, &instead);
+        }
     }
 
     /// Sends an event of a generation.
@@ -38,6 +45,25 @@ impl Outbox {
     /// Ends a request other than a generation in an error.
     pub fn failed(&self, request: RequestId, failure: Failure) {
         self.send(&Event::Failed { request, failure });
+    }
+}
+
+/// What a request is told whose answer does not fit into a frame.
+fn too_large(event: &Event, bytes: usize) -> Option<Event> {
+    let failure = Failure {
+        kind: FailureKind::InvalidRequest,
+        message: format!("the answer would have {bytes} bytes, and {FRAME_BYTES_MAX} are the most"),
+    };
+    match event {
+        Event::Tokens { request, .. } | Event::Text { request, .. } => {
+            let request = *request;
+            Some(Event::Failed { request, failure })
+        }
+        Event::Generation { request, .. } => {
+            let (request, event) = (*request, GenerationEvent::Failed(failure));
+            Some(Event::Generation { request, event })
+        }
+        _ => None,
     }
 }
 
@@ -66,7 +92,12 @@ impl Pulse {
 
     /// True while a step or a load runs.
     pub fn is_working(&self) -> bool {
-        self.working.load(Ordering::Relaxed) > 0
+        self.working() > 0
+    }
+
+    /// Steps and loads that run.
+    pub fn working(&self) -> u32 {
+        self.working.load(Ordering::Relaxed) as u32
     }
 }
 
@@ -74,5 +105,26 @@ impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.0.steps.fetch_add(1, Ordering::Relaxed);
         self.0.working.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aluco_proto::read_frame;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_large_becomes_a_failure() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let outbox = Outbox::new(ours);
+        let request = RequestId(7);
+        let text = "x".repeat(FRAME_BYTES_MAX + 1);
+        outbox.send(&Event::Text { request, text });
+        let Some(Event::Failed { request, failure }) = read_frame(&mut theirs).unwrap() else {
+            panic!("no failure");
+        };
+        assert_eq!(request, RequestId(7));
+        assert_eq!(failure.kind, FailureKind::InvalidRequest);
     }
 }

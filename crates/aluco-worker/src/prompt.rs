@@ -4,6 +4,9 @@ use aluco_proto::{Failure, FailureKind, Prompt, Token};
 
 use crate::ffi::{ChatTemplates, EngineError, Model, RenderedChat};
 
+/// Longest text that is tokenized: about a million tokens. The tokenizer's stack is made for it.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
 /// A prompt ready to compute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedPrompt {
@@ -18,6 +21,7 @@ pub fn prepare(
     model: &Model,
     templates: &mut ChatTemplates,
     prompt: &Prompt,
+    context_tokens: u32,
 ) -> Result<PreparedPrompt, Failure> {
     let mut stops = Vec::new();
     let tokens = match prompt {
@@ -30,9 +34,12 @@ pub fn prepare(
             }
             tokens.clone()
         }
-        Prompt::Text(text) => model
-            .tokenize(text, true, true)
-            .map_err(|error| failure(&error))?,
+        Prompt::Text(text) => {
+            check_fits(model, text, context_tokens)?;
+            model
+                .tokenize(text, true, true)
+                .map_err(|error| failure(&error))?
+        }
         Prompt::Chat(chat) => {
             let rendered = templates
                 .render(
@@ -41,6 +48,7 @@ pub fn prepare(
                     chat.add_generation_prompt,
                 )
                 .map_err(|error| failure(&error))?;
+            check_fits(model, &rendered.text(), context_tokens)?;
             let tokens = tokenize_chat(model, &rendered).map_err(|error| failure(&error))?;
             stops = rendered.stops;
             tokens
@@ -77,6 +85,35 @@ fn tokenize_chat(model: &Model, rendered: &RenderedChat) -> Result<Vec<Token>, E
         tokens.extend(model.tokenize(&part.text, index == 0, !part.is_input)?);
     }
     Ok(tokens)
+}
+
+/// Refuses a text that cannot fit the context, before it is tokenized, which takes a second per megabyte: each token covers some bytes at
+/// most, so there are at least so many tokens.
+fn check_fits(model: &Model, text: &str, context_tokens: u32) -> Result<(), Failure> {
+    let tokens_min = (text.len() / model.token_bytes_max().max(1)) as u32;
+    if tokens_min > context_tokens {
+        return Err(Failure {
+            kind: FailureKind::ContextExceeded {
+                prompt_tokens: tokens_min,
+                context_tokens,
+            },
+            message: format!(
+                "the prompt has more than {tokens_min} tokens and the context holds {context_tokens}; shorten it, or load the model with a larger context"
+            ),
+        });
+    }
+    check_length(text)
+}
+
+/// Refuses a text that the tokenizer's stack could not hold.
+pub fn check_length(text: &str) -> Result<(), Failure> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "the text has {} bytes, and {TEXT_BYTES_MAX} are the most",
+        text.len()
+    )))
 }
 
 /// The failure that a caller sees for an engine error outside of a step.

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -14,30 +15,37 @@ use std::{
 };
 
 use aluco_proto::{
-    ChatPrompt, Event, Failure, FailureKind, GenerationEvent, GenerationSpec, LoadOptions,
-    LoadedModel, ModelActivity, ModelHandle, RequestId, Token,
+    ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
+    LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Timings, Token, Usage,
 };
 
 use crate::{
     ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
     governor::Governor,
-    model_loop::{Activity, LoopCommand, ModelLoop, Start},
+    intake::Intake,
+    model_loop::{Activity, ModelLoop, Start},
     outbox::{Outbox, Pulse},
     prompt, threads,
 };
 
 /// Context of a model that was trained for more, unless asked otherwise, in tokens.
 const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
+const CONTEXT_TOKENS_MIN: u32 = 64;
 const CHOICES_MAX: u32 = 128;
 const LOGPROBS_MAX: u32 = 20;
+
+/// Longer stop strings are compared for nothing: they are longer than any paragraph.
+const STOP_BYTES_MAX: usize = 4096;
+
+/// llama.cpp splits text by `std::regex`, which recurses once per character in runs of like ones, with up to 210 bytes of stack each
+/// (measured with the pre-tokenizers gpt-4o, tekken and falcon). The memory is reserved and not used until it is needed.
+const TOKENIZER_STACK_BYTES: usize = 1 << 30;
 
 /// What a model's first thread is told.
 #[derive(Debug)]
 pub enum ModelCommand {
     /// Generate.
     Generate(RequestId, Box<GenerationSpec>, Instant),
-    /// End a generation.
-    Cancel(RequestId),
     /// Text to tokens.
     Tokenize {
         /// The question.
@@ -58,6 +66,9 @@ pub enum ModelCommand {
 /// The way to a model that is loading or loaded.
 pub struct Resident {
     commands: Mutex<Option<Sender<ModelCommand>>>,
+    intake: Arc<Intake>,
+    /// Set when a load is to be given up.
+    is_abandoned: Arc<AtomicBool>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     activity: Arc<Activity>,
     loaded: Arc<OnceLock<LoadedModel>>,
@@ -90,14 +101,18 @@ impl Resident {
         let (commands, inbox) = channel();
         let activity = Arc::new(Activity::default());
         let loaded = Arc::new(OnceLock::new());
+        let intake = Arc::new(Intake::default());
+        let is_abandoned = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new()
             .name(format!("model {model}"))
+            .stack_size(TOKENIZER_STACK_BYTES)
             .spawn({
                 let (activity, loaded) = (activity.clone(), loaded.clone());
+                let (intake, is_abandoned) = (intake.clone(), is_abandoned.clone());
                 move || {
                     let result = {
                         let _working = pulse.work();
-                        load_parts(engine, &load, &outbox)
+                        load_parts(engine, &load, &outbox, &is_abandoned)
                     };
                     match result {
                         Ok(parts) => {
@@ -106,7 +121,7 @@ impl Resident {
                                 request,
                                 model: Box::new(parts.info.clone()),
                             });
-                            serve(parts, &inbox, &outbox, pulse, activity);
+                            serve(parts, &inbox, &outbox, &pulse, activity, &intake);
                         }
                         Err(failure) => {
                             on_failure();
@@ -121,6 +136,8 @@ impl Resident {
             .expect("the system lets a process have a few threads");
         Self {
             commands: Mutex::new(Some(commands)),
+            intake,
+            is_abandoned,
             thread: Mutex::new(Some(thread)),
             activity,
             loaded,
@@ -128,8 +145,16 @@ impl Resident {
         }
     }
 
+    /// Ends a generation at the next step. Unknown ones are ignored.
+    pub fn cancel(&self, request: RequestId) {
+        self.intake.cancel(request);
+    }
+
     /// Hands a command on. One that comes before the model is loaded waits.
     pub fn send(&self, command: ModelCommand) {
+        if let ModelCommand::Generate(request, ..) = &command {
+            self.intake.announce(*request);
+        }
         if let Some(commands) = &*self.commands.lock().unwrap_or_else(PoisonError::into_inner) {
             // The thread ends only after this sender is gone.
             let _ = commands.send(command);
@@ -147,6 +172,7 @@ impl Resident {
 
     /// Ends what runs and frees the memory; comes back when it is free.
     pub fn unload(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
         drop(
             self.commands
                 .lock()
@@ -173,7 +199,12 @@ struct Parts {
     governor: Option<Governor>,
 }
 
-fn load_parts(engine: Engine, load: &Load, outbox: &Outbox) -> Result<Parts, Failure> {
+fn load_parts(
+    engine: Engine,
+    load: &Load,
+    outbox: &Outbox,
+    is_abandoned: &AtomicBool,
+) -> Result<Parts, Failure> {
     let Load {
         request,
         model: handle,
@@ -193,11 +224,18 @@ fn load_parts(engine: Engine, load: &Load, outbox: &Outbox) -> Result<Parts, Fai
             reported = progress;
             outbox.send(&Event::Loading { request, progress });
         }
-        true
+        !is_abandoned.load(Ordering::Relaxed)
     })
     .map_err(|error| prompt::failure(&error))?;
-    let context = Context::new(&model, &context_options(&model, options))
-        .map_err(|error| prompt::failure(&error))?;
+    let wanted = context_options(&model, options);
+    // llama.cpp would end the process over it.
+    if wanted.context_tokens < wanted.sequences_max.max(CONTEXT_TOKENS_MIN) {
+        return Err(prompt::invalid(format!(
+            "a context of {} tokens is too small: {CONTEXT_TOKENS_MIN} are the least, and one for each of {} sequences",
+            wanted.context_tokens, wanted.sequences_max
+        )));
+    }
+    let context = Context::new(&model, &wanted).map_err(|error| prompt::failure(&error))?;
     let templates =
         ChatTemplates::new(&model, options.chat_template.as_deref()).map_err(|error| Failure {
             kind: FailureKind::LoadFailed,
@@ -229,7 +267,10 @@ pub fn context_options(model: &Model, options: &LoadOptions) -> ContextOptions {
             .context_tokens
             .unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT)),
         sequences_max: options.sequences_max.clamp(1, 256),
-        batch_tokens: options.batch_tokens.max(1),
+        // Each sequence decodes one token of every batch.
+        batch_tokens: options
+            .batch_tokens
+            .max(options.sequences_max.clamp(1, 256)),
         micro_batch_tokens: options.micro_batch_tokens.max(1),
         threads: options.threads.unwrap_or_else(threads::default_threads),
         kv_type_k: options.kv_type_k,
@@ -270,8 +311,9 @@ fn serve(
     parts: Parts,
     inbox: &Receiver<ModelCommand>,
     outbox: &Outbox,
-    pulse: Arc<Pulse>,
+    pulse: &Arc<Pulse>,
     activity: Arc<Activity>,
+    intake: &Intake,
 ) {
     let Parts {
         model,
@@ -282,7 +324,8 @@ fn serve(
     } = parts;
     let context_tokens = info.context_tokens;
     let (to_loop, commands) = channel();
-    let model_loop = ModelLoop::new(context, outbox.clone(), pulse, activity, governor);
+    intake.connect(Some(to_loop));
+    let model_loop = ModelLoop::new(context, outbox.clone(), pulse.clone(), activity, governor);
     let thread = thread::Builder::new()
         .name(format!("loop {}", info.model))
         .spawn(move || model_loop.run(&commands))
@@ -290,6 +333,11 @@ fn serve(
     for command in inbox {
         match command {
             ModelCommand::Generate(request, spec, arrived) => {
+                if intake.take_cancelled(request) {
+                    end_cancelled(outbox, request, spec.choices);
+                    continue;
+                }
+                let _working = pulse.work();
                 match start(
                     &model,
                     &mut templates,
@@ -298,26 +346,27 @@ fn serve(
                     arrived,
                     context_tokens,
                 ) {
-                    Ok(start) => {
-                        let _ = to_loop.send(LoopCommand::Start(Box::new(start)));
+                    Ok(start) => intake.start(start),
+                    Err(failure) => {
+                        intake.withdraw(request);
+                        outbox.generation(request, GenerationEvent::Failed(failure));
                     }
-                    Err(failure) => outbox.generation(request, GenerationEvent::Failed(failure)),
                 }
-            }
-            ModelCommand::Cancel(request) => {
-                let _ = to_loop.send(LoopCommand::Cancel(request));
             }
             ModelCommand::Tokenize {
                 request,
                 text,
                 add_special,
                 parse_special,
-            } => answer(
-                outbox,
-                request,
-                model.tokenize(&text, add_special, parse_special),
-                |tokens| Event::Tokens { request, tokens },
-            ),
+            } => match prompt::check_length(&text) {
+                Ok(()) => answer(
+                    outbox,
+                    request,
+                    model.tokenize(&text, add_special, parse_special),
+                    |tokens| Event::Tokens { request, tokens },
+                ),
+                Err(failure) => outbox.failed(request, failure),
+            },
             ModelCommand::Detokenize(request, tokens) => {
                 match tokens.iter().find(|token| !model.knows(**token)) {
                     Some(token) => outbox.failed(
@@ -345,7 +394,7 @@ fn serve(
             }
         }
     }
-    drop(to_loop);
+    intake.connect(None);
     let _ = thread.join();
 }
 
@@ -359,6 +408,16 @@ fn answer<T>(
         Ok(value) => outbox.send(&event(value)),
         Err(error) => outbox.failed(request, prompt::failure(&error)),
     }
+}
+
+/// Tells of a request that was cancelled before anything was done for it.
+fn end_cancelled(outbox: &Outbox, request: RequestId, choices: u32) {
+    for choice in 0..choices {
+        let reason = FinishReason::Cancelled;
+        outbox.generation(request, GenerationEvent::Finished { choice, reason });
+    }
+    let (usage, timings) = (Usage::default(), Timings::default());
+    outbox.generation(request, GenerationEvent::Done { usage, timings });
 }
 
 /// Checks a generation against the model's limits and tokenizes its prompt.
@@ -381,6 +440,12 @@ fn start(
             "at most {LOGPROBS_MAX} alternatives per token can be reported"
         )));
     }
+    if let Some(stop) = spec.stop.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
+        return Err(prompt::invalid(format!(
+            "a stop string has {} bytes, and {STOP_BYTES_MAX} are the most",
+            stop.len()
+        )));
+    }
     let mut biased = spec.sampling.logit_bias.iter();
     if let Some((token, _)) = biased.find(|(token, _)| !model.knows(*token)) {
         return Err(prompt::invalid(format!(
@@ -388,7 +453,7 @@ fn start(
             model.vocabulary()
         )));
     }
-    let prompt = prompt::prepare(model, templates, &spec.prompt)?;
+    let prompt = prompt::prepare(model, templates, &spec.prompt, context_tokens)?;
     let prompt_tokens = prompt.tokens.len() as u32;
     // A prompt that fills the context leaves room for one token: the last one needs no cell.
     if prompt_tokens > context_tokens {
@@ -431,7 +496,6 @@ fn refuse(command: &ModelCommand, outbox: &Outbox) {
         ModelCommand::Generate(request, ..) => {
             outbox.generation(*request, GenerationEvent::Failed(failure));
         }
-        ModelCommand::Cancel(_) => {}
         ModelCommand::Tokenize { request, .. }
         | ModelCommand::Detokenize(request, _)
         | ModelCommand::RenderChat(request, _) => {

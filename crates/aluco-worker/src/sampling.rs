@@ -53,14 +53,14 @@ impl Sampler {
             logits
                 .iter()
                 .enumerate()
-                .filter(|(_, logit)| !logit.is_nan())
+                .filter(|(_, logit)| !logit.is_nan() && **logit < f32::INFINITY)
                 .map(|(token, logit)| Candidate {
                     token: token as Token,
                     logit: *logit,
                 }),
         );
         if self.candidates.len() < logits.len() {
-            // A single NaN means that something upstream is broken; the rest is not to be trusted either.
+            // A single NaN or infinity means that something upstream is broken; the rest is not to be trusted either.
             return Err(NoFiniteLogit);
         }
         // Up to here index and token agree.
@@ -220,7 +220,7 @@ fn likeliest(logits: &[f32]) -> Result<Token, NoFiniteLogit> {
     let mut best = f32::NEG_INFINITY;
     let mut token = None;
     for (index, logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
+        if logit.is_nan() || *logit == f32::INFINITY {
             return Err(NoFiniteLogit);
         }
         if *logit > best {
@@ -244,6 +244,9 @@ fn uniform(seed: u32, position: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
+/// Told for a token that cannot come, since JSON has no infinities; OpenAI's API has the same.
+const LOGPROB_MIN: f32 = -9999.0;
+
 /// The log probability of `token` and the `count` likeliest, in the model's own distribution.
 pub fn logprobs(
     logits: &[f32],
@@ -261,7 +264,8 @@ pub fn logprobs(
         usize::try_from(token)
             .ok()
             .and_then(|index| logits.get(index))
-            .map_or(f32::NEG_INFINITY, |logit| (f64::from(*logit) - norm) as f32)
+            .map_or(LOGPROB_MIN, |logit| (f64::from(*logit) - norm) as f32)
+            .max(LOGPROB_MIN)
     };
     let mut order: Vec<Token> = (0..logits.len() as Token).collect();
     let falling = |a: &Token, b: &Token| {

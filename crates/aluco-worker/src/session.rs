@@ -32,7 +32,6 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
     let engine = Engine::start();
     let pulse = Arc::new(Pulse::default());
     let residents = Residents::default();
-    let mut requests = HashMap::<RequestId, ModelHandle>::new();
     let mut reader = BufReader::new(stream);
 
     let Some(Command::Hello { protocol }) = read_frame::<Command>(&mut reader)? else {
@@ -109,14 +108,15 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
                 spec,
             } => match resident(model) {
                 Some(resident) => {
-                    requests.insert(request, model);
                     resident.send(ModelCommand::Generate(request, spec, arrived));
                 }
                 None => outbox.generation(request, GenerationEvent::Failed(not_loaded(model))),
             },
             Command::Cancel { request } => {
-                if let Some(resident) = requests.remove(&request).and_then(resident) {
-                    resident.send(ModelCommand::Cancel(request));
+                // Ids are never used again, so the models that do not know it are not harmed.
+                let residents = residents.lock().unwrap_or_else(PoisonError::into_inner);
+                for resident in residents.values() {
+                    resident.cancel(request);
                 }
             }
             Command::Tokenize {

@@ -448,3 +448,96 @@ fn a_measurement_has_as_many_samples_as_asked_for() {
     );
     assert_eq!(report.backends, "CPU");
 }
+
+#[test]
+fn arguments_of_the_template_may_be_strings() {
+    let mut worker = Worker::start();
+    worker.load(small());
+    let mut spec = greedy(question("Say hello."), 2);
+    let Prompt::Chat(chat) = &mut spec.prompt else {
+        panic!("not a chat");
+    };
+    chat.template_arguments
+        .insert("reasoning_effort".to_owned(), "low".into());
+    assert_eq!(worker.run(spec).failure, None);
+}
+
+#[test]
+fn hostile_prompts_are_refused_before_they_cost_anything() {
+    let mut worker = Worker::start();
+    worker.load(small());
+    for prompt in ["a".repeat(3_000_000), " ".repeat(3_000_000)] {
+        let failure = worker.run(greedy(text(&prompt), 1)).failure.unwrap();
+        assert!(
+            matches!(failure.kind, FailureKind::ContextExceeded { .. }),
+            "{failure}"
+        );
+    }
+    let mut spec = greedy(text("hi"), 1);
+    spec.stop = vec!["x".repeat(5000)];
+    let failure = worker.run(spec).failure.unwrap();
+    assert_eq!(failure.kind, FailureKind::InvalidRequest);
+    let (request, model) = (worker.request(), ModelHandle(1));
+    worker.send(&Command::Tokenize {
+        request,
+        model,
+        text: "a".repeat(5 << 20),
+        add_special: true,
+        parse_special: true,
+    });
+    assert!(matches!(worker.event(), Event::Failed { .. }));
+    assert_eq!(worker.run(greedy(text("hi"), 1)).failure, None);
+}
+
+#[test]
+fn options_that_would_end_the_process_are_refused_or_mended() {
+    let mut worker = Worker::start();
+    let (request, model) = (worker.request(), ModelHandle(9));
+    worker.send(&Command::Load {
+        request,
+        model,
+        path: model_path(),
+        options: LoadOptions {
+            context_tokens: Some(1),
+            ..small()
+        },
+    });
+    let failure = loop {
+        match worker.event() {
+            Event::Loading { .. } | Event::Log { .. } => {}
+            Event::Failed { failure, .. } => break failure,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(failure.kind, FailureKind::InvalidRequest);
+    let loaded = worker.load(LoadOptions {
+        batch_tokens: 1,
+        micro_batch_tokens: 1,
+        ..small()
+    });
+    assert!(loaded.batch_tokens >= loaded.sequences_max);
+    assert_eq!(worker.run(greedy(text("One, two,"), 2)).failure, None);
+}
+
+#[test]
+fn a_cancel_does_not_wait_for_the_prompts_of_others() {
+    let mut worker = Worker::start();
+    worker.load(LoadOptions {
+        context_tokens: Some(8192),
+        sequences_max: 1,
+        ..small()
+    });
+    // Each takes a while to tokenize, and the last one is cancelled before its turn.
+    let long = "word ".repeat(100_000);
+    let requests: Vec<_> = (0..4)
+        .map(|_| worker.generate(greedy(text(&long), 1)))
+        .collect();
+    let last = worker.generate(greedy(text("One, two,"), 4));
+    worker.send(&Command::Cancel { request: last });
+    let all: Vec<_> = requests.into_iter().chain([last]).collect();
+    let mut outcomes = worker.finish(&all);
+    let outcome = outcomes.pop().unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.failure.is_some()));
+    assert_eq!(outcome.reasons, [Some(FinishReason::Cancelled)]);
+    assert_eq!(outcome.usage.generated_tokens, 0);
+}

@@ -60,6 +60,7 @@ impl Engine {
                     size_of::<sys::llama_batch>(),
                     "guard.cpp has another llama_batch than the bindings"
                 );
+                assert_eq!(aluco_early_cpu_check_is_linked(), 1);
                 sys::llama_log_set(Some(on_log), std::ptr::null_mut());
                 sys::ggml_set_abort_callback(Some(on_abort));
                 // The `common` library has a log of its own, which writes to stderr; what it says of chat templates is of no use there.
@@ -226,6 +227,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
 
 unsafe extern "C" {
     fn aluco_guard_batch_bytes() -> usize;
+    fn aluco_early_cpu_check_is_linked() -> i32;
     fn aluco_build_number() -> i32;
     fn aluco_build_commit() -> *const c_char;
 }

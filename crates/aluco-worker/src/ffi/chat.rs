@@ -89,7 +89,19 @@ impl ChatTemplates {
             .get("enable_thinking")
             .and_then(serde_json::Value::as_bool)
             .unwrap_or(true);
-        let arguments = json(serde_json::to_string(arguments).unwrap_or_default())?;
+        // The shim hands strings on as they are, and llama.cpp reads each value as JSON.
+        let arguments: serde_json::Map<_, _> = arguments
+            .iter()
+            .map(|(name, value)| {
+                let value = if value.is_string() {
+                    value.to_string().into()
+                } else {
+                    value.clone()
+                };
+                (name.clone(), value)
+            })
+            .collect();
+        let arguments = json(serde_json::to_string(&arguments).unwrap_or_default())?;
         let params = sys::chat_shim_apply_params {
             messages_json: messages.as_ptr(),
             tools_json: std::ptr::null(),

@@ -4,7 +4,7 @@ use std::{
     ffi::{CString, c_char, c_void},
     path::Path,
     ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use aluco_proto::{Token, WeightLoading};
@@ -31,6 +31,7 @@ struct Inner {
     model: NonNull<sys::llama_model>,
     vocab: NonNull<sys::llama_vocab>,
     vocabulary: u32,
+    token_bytes_max: OnceLock<usize>,
 }
 
 // SAFETY: after loading, a llama_model is only read (llama.cpp's own server shares one between threads), and it is freed once, by
@@ -101,6 +102,7 @@ impl Model {
                 model,
                 vocab,
                 vocabulary: vocabulary.max(0) as u32,
+                token_bytes_max: OnceLock::new(),
             }),
         };
         if !decodes || encodes {
@@ -122,6 +124,15 @@ impl Model {
     /// Size of the vocabulary; token ids are below it.
     pub fn vocabulary(&self) -> u32 {
         self.inner.vocabulary
+    }
+
+    /// Bytes of the longest token. Looks at all of them the first time.
+    pub fn token_bytes_max(&self) -> usize {
+        *self.inner.token_bytes_max.get_or_init(|| {
+            let tokens = 0..self.vocabulary() as Token;
+            let bytes = tokens.map(|token| self.token_bytes(token, true).len());
+            bytes.max().unwrap_or(0)
+        })
     }
 
     /// llama.cpp's one-line description, such as `llama 135M Q4_1`.
