@@ -81,6 +81,26 @@ pub enum ModelError {
         /// The name.
         name: String,
     },
+    /// An import of a file that belongs to an import.
+    #[error(
+        "{} lies in the folder of Aluco's own models, so it has been imported already; aluco list tells its name",
+        path.display()
+    )]
+    AlreadyImported {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An import in a format that this version does not know.
+    #[error(
+        "{} was written by another version of Aluco (format {version}); use that version, or remove it and import the model again",
+        path.display()
+    )]
+    ImportVersion {
+        /// Its folder.
+        path: PathBuf,
+        /// The number of the format.
+        version: u32,
+    },
     /// A file that was given by path is not Aluco's to delete.
     #[error("{} was not stored by Aluco, so Aluco does not delete it; use rm", path.display())]
     NotOurs {

@@ -164,10 +164,17 @@ impl Store {
     /// Deletes a model and whatever only it used, and says how many bytes that freed. Models that were named by path
     /// are not Aluco's to delete.
     pub fn remove(&self, name: &str) -> Result<u64, ModelError> {
-        if let ModelRef::Path(path) = name.parse()? {
+        let parsed: ModelRef = name.parse()?;
+        if let ModelRef::Path(path) = parsed {
             return Err(ModelError::NotOurs { path });
         }
         imports::sweep(&self.config.models)?;
+        // By its folder, not by its contents: what is damaged must be removable too.
+        if let ModelRef::Short(short) = &parsed
+            && let Some(import) = self.import_called(short)?
+        {
+            return imports::remove(&self.config.models, &import);
+        }
         let model = match self.find(name) {
             Ok(model) => model,
             // An unfinished download is no model yet, but it takes space like one.
@@ -181,10 +188,24 @@ impl Store {
             ModelSource::Hub { repo, .. } => {
                 hub_cache::remove(&self.config.hub_cache, repo, &model.name)
             }
-            ModelSource::Import { .. } => imports::remove(&self.config.models, &model.name),
+            ModelSource::Import { .. } => {
+                imports::remove(&self.config.models, &model.name.parse()?)
+            }
             ModelSource::File => Err(ModelError::NotOurs {
                 path: model.files.into_iter().next().unwrap_or_default(),
             }),
+        }
+    }
+
+    /// The full name of the import that a short name means, damaged or not; by the same rules as in [`Self::find`].
+    fn import_called(&self, short: &ShortName) -> Result<Option<ShortName>, ModelError> {
+        let models = &self.config.models;
+        if imports::has_folder(models, short) {
+            return Ok(Some(short.clone()));
+        }
+        match catalogue::lookup(short) {
+            Some(entry) => Ok(imports::has_folder(models, &entry.name).then(|| entry.name.clone())),
+            None => imports::only_of_family(models, short),
         }
     }
 

@@ -417,6 +417,124 @@ fn a_damaged_import_says_so_and_does_not_hide_the_others() {
     ));
 }
 
+/// Breaks an import called `broken` of this file in each way that can happen.
+fn break_import(f: &Fixture, file: &Path, way: &str) {
+    let mode = if way == "dangling" {
+        ImportMode::Link
+    } else {
+        ImportMode::Copy
+    };
+    let model = f.import(file, Some("broken"), mode).unwrap();
+    let manifest = model.files[0].with_file_name("manifest.json");
+    match way {
+        "dangling" => fs::remove_file(file).unwrap(),
+        "torn manifest" => fs::write(manifest, "{").unwrap(),
+        "no manifest" => fs::remove_file(manifest).unwrap(),
+        "cut file" => fs::write(&model.files[0], b"GGUF").unwrap(),
+        way => panic!("{way} is unknown"),
+    }
+    assert!(f.store.find("broken").is_err(), "{way}");
+}
+
+const WAYS_TO_BREAK: [&str; 4] = ["dangling", "torn manifest", "no manifest", "cut file"];
+
+#[test]
+fn a_damaged_import_can_be_removed() {
+    let f = Fixture::new();
+    for way in WAYS_TO_BREAK {
+        break_import(&f, &f.write("m.gguf", 5000), way);
+        let freed = f.store.remove("broken").unwrap();
+        let held = match way {
+            "dangling" => 0,
+            "cut file" => 4,
+            _ => 5000,
+        };
+        assert_eq!(freed, held, "{way}");
+        let error = f.store.remove("broken").unwrap_err();
+        assert!(matches!(error, ModelError::NotFound { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_import_makes_room_for_a_new_one_of_its_name() {
+    let f = Fixture::new();
+    for way in WAYS_TO_BREAK {
+        break_import(&f, &f.write("m.gguf", 5000), way);
+        let other = f.write("other.gguf", 600);
+        let model = f.import(&other, Some("broken"), ImportMode::Copy).unwrap();
+        assert_eq!(f.store.find("broken").unwrap(), model, "{way}");
+        assert_eq!(model.size_bytes, 600);
+        assert_eq!(fs::read_dir(&f.store.config().models).unwrap().count(), 2);
+        f.store.remove("broken").unwrap();
+    }
+}
+
+#[test]
+fn an_import_by_a_later_version_can_be_removed_but_is_not_replaced() {
+    let f = Fixture::new();
+    let file = f.write("m.gguf", 50);
+    let model = f.import(&file, Some("later"), ImportMode::Copy).unwrap();
+    let manifest = model.files[0].with_file_name("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    let error = f
+        .import(&file, Some("later"), ImportMode::Copy)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("another version of Aluco"),
+        "{error}"
+    );
+    assert_eq!(f.store.remove("later").unwrap(), 50);
+}
+
+#[test]
+fn a_move_of_what_is_there_already_deletes_the_original() {
+    let f = Fixture::new();
+    f.import(&f.write("m.gguf", 5000), Some("m"), ImportMode::Copy)
+        .unwrap();
+    let again = f.write("again.gguf", 5000);
+    let model = f.import(&again, Some("m"), ImportMode::Move).unwrap();
+    assert!(!again.exists());
+    assert_eq!(fs::read(&model.files[0]).unwrap(), gguf(5000));
+
+    let other = f.write("other.gguf", 600);
+    let error = f.import(&other, Some("m"), ImportMode::Move).unwrap_err();
+    assert!(matches!(error, ModelError::NameTaken { .. }), "{error}");
+    assert!(other.exists());
+}
+
+#[test]
+fn a_move_over_a_link_to_the_same_file_brings_the_bytes() {
+    let f = Fixture::new();
+    let file = f.write("m.gguf", 5000);
+    f.import(&file, Some("m"), ImportMode::Link).unwrap();
+    let model = f.import(&file, Some("m"), ImportMode::Move).unwrap();
+    assert!(!file.exists());
+    assert!(!model.files[0].is_symlink());
+    assert_eq!(f.store.find("m").unwrap(), model);
+    assert_eq!(fs::read(&model.files[0]).unwrap(), gguf(5000));
+}
+
+#[test]
+fn a_file_of_an_import_cannot_be_imported_or_moved_away() {
+    let f = Fixture::new();
+    let file = f.write("m.gguf", 5000);
+    let copy = f.import(&file, Some("copy"), ImportMode::Copy).unwrap();
+    let link = f.import(&file, Some("link"), ImportMode::Link).unwrap();
+    let from_outside = f.root.path().join("outside.gguf");
+    symlink(&copy.files[0], &from_outside).unwrap();
+    for source in [&copy.files[0], &link.files[0], &from_outside] {
+        for mode in [ImportMode::Move, ImportMode::Link] {
+            let error = f.import(source, Some("new"), mode).unwrap_err();
+            assert!(
+                matches!(error, ModelError::AlreadyImported { .. }),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(f.names(), ["copy", "link"]);
+}
+
 #[test]
 fn an_empty_machine_has_no_models_and_says_how_to_get_one() {
     let f = Fixture::new();

@@ -91,9 +91,42 @@ struct ManifestFile {
 pub(super) fn find(models: &Path, name: &ShortName) -> Result<Option<StoredModel>, ModelError> {
     let folder = models.join(folder_of(name));
     match read_manifest(&folder)? {
-        Some(manifest) => stored(&folder, manifest).map(Some),
+        Some(manifest) => stored(&folder, &manifest).map(Some),
         None => Ok(None),
     }
+}
+
+/// The import of this name, if it is there as a whole. `None` if nothing is there, or something damaged.
+fn find_whole(folder: &Path) -> Result<Option<(Manifest, StoredModel)>, ModelError> {
+    let Some(manifest) = none_if_damaged(read_manifest(folder))?.flatten() else {
+        return Ok(None);
+    };
+    let model = none_if_damaged(stored(folder, &manifest))?;
+    Ok(model.map(|model| (manifest, model)))
+}
+
+fn none_if_damaged<T>(result: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(ModelError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What [`remove`] would delete under this name, damaged or not: the import of exactly this name.
+pub(super) fn has_folder(models: &Path, name: &ShortName) -> bool {
+    models.join(folder_of(name)).is_dir()
+}
+
+/// The name of the import of this family, damaged or not, if there is just one.
+pub(super) fn only_of_family(
+    models: &Path,
+    family: &ShortName,
+) -> Result<Option<ShortName>, ModelError> {
+    let mut names = names(models)?;
+    names.retain(|name| name.family() == family.as_str());
+    let only = (names.len() == 1).then(|| names.remove(0));
+    Ok(only)
 }
 
 /// The import of this family, if there is just one.
@@ -101,11 +134,9 @@ pub(super) fn find_family(
     models: &Path,
     family: &ShortName,
 ) -> Result<Option<StoredModel>, ModelError> {
-    let mut names = names(models)?;
-    names.retain(|name| name.family() == family.as_str());
-    match names.as_slice() {
-        [name] => find(models, name),
-        _ => Ok(None),
+    match only_of_family(models, family)? {
+        Some(name) => find(models, &name),
+        None => Ok(None),
     }
 }
 
@@ -152,10 +183,10 @@ fn read_manifest(folder: &Path) -> Result<Option<Manifest>, ModelError> {
         serde_json::from_reader(io::BufReader::new(file.take(MANIFEST_BYTES_MAX)))
             .map_err(|error| damaged(error.to_string()))?;
     if manifest.version != MANIFEST_VERSION {
-        return Err(damaged(format!(
-            "it is of version {}, this program knows {MANIFEST_VERSION}",
-            manifest.version
-        )));
+        return Err(ModelError::ImportVersion {
+            path: folder.to_owned(),
+            version: manifest.version,
+        });
     }
     let plain = |file: &ManifestFile| !file.name.contains('/') && strip_gguf(&file.name).is_some();
     if manifest.files.is_empty() || !manifest.files.iter().all(plain) {
@@ -164,7 +195,7 @@ fn read_manifest(folder: &Path) -> Result<Option<Manifest>, ModelError> {
     Ok(Some(manifest))
 }
 
-fn stored(folder: &Path, manifest: Manifest) -> Result<StoredModel, ModelError> {
+fn stored(folder: &Path, manifest: &Manifest) -> Result<StoredModel, ModelError> {
     let mut files = Vec::new();
     for file in &manifest.files {
         let path = folder.join(&file.name);
@@ -182,7 +213,7 @@ fn stored(folder: &Path, manifest: Manifest) -> Result<StoredModel, ModelError> 
         name: manifest.name.to_string(),
         short_name: None,
         source: ModelSource::Import {
-            from: manifest.source,
+            from: manifest.source.clone(),
         },
         files,
         size_bytes: manifest.size_bytes,
@@ -200,6 +231,7 @@ pub(super) fn import(
 ) -> Result<StoredModel, ModelError> {
     let given = std::path::absolute(file).map_err(ModelError::io("find", file))?;
     let sources = parts_of(&given)?;
+    check_not_ours(models, &sources)?;
     for source in &sources {
         check_gguf(source)?;
     }
@@ -219,9 +251,12 @@ pub(super) fn import(
     let finished = models.join(folder_of(&name));
 
     // Copying gigabytes only to find that the name is taken would be rude: hash first.
-    if let Some(existing) = read_manifest(&finished)? {
-        let files = import.hash_all(&sources)?;
-        return import.settle_with(&finished, existing, &files);
+    if let Some(existing) = find_whole(&finished)?
+        && let files = import.hash_all(&sources)?
+        && let Some(model) = import.settle_with(existing, &files)?
+    {
+        import.delete_originals(&sources)?;
+        return Ok(model);
     }
     fs::create_dir_all(models).map_err(ModelError::io("create", models))?;
     let incoming = Incoming::new(models)?;
@@ -240,18 +275,46 @@ pub(super) fn import(
     write_manifest(&incoming.folder, &manifest)?;
     {
         let _lock = Lock::wait(&models.join(".lock"))?;
-        if let Some(existing) = read_manifest(&finished)? {
-            return import.settle_with(&finished, existing, &manifest.files);
+        if let Some(existing) = find_whole(&finished)?
+            && let Some(model) = import.settle_with(existing, &manifest.files)?
+        {
+            import.delete_originals(&sources)?;
+            return Ok(model);
+        }
+        let trash = models.join(unique(TRASH));
+        let replaced = finished.is_dir();
+        if replaced {
+            fs::rename(&finished, &trash).map_err(ModelError::io("replace", &finished))?;
         }
         fs::rename(&incoming.folder, &finished).map_err(ModelError::io("create", &finished))?;
-    }
-    sync_folder(models)?;
-    if options.mode == ImportMode::Move {
-        for source in &sources {
-            fs::remove_file(source).map_err(ModelError::io("delete", source))?;
+        if replaced {
+            // The import has succeeded whether this does or not; what it leaves, a sweep deletes.
+            let _ = fs::remove_dir_all(&trash);
         }
     }
-    stored(&finished, manifest)
+    sync_folder(models)?;
+    import.delete_originals(&sources)?;
+    stored(&finished, &manifest)
+}
+
+/// Refuses files of Aluco's own: moving one would tear the import that it is of, and a link to one would go with it.
+fn check_not_ours(models: &Path, sources: &[PathBuf]) -> Result<(), ModelError> {
+    // Without the folder nothing is in it.
+    let Ok(models) = fs::canonicalize(models) else {
+        return Ok(());
+    };
+    for source in sources {
+        let folder = source.parent().unwrap_or(source);
+        for at in [folder, source] {
+            let real = fs::canonicalize(at).map_err(ModelError::io("find", at))?;
+            if real.starts_with(&models) {
+                return Err(ModelError::AlreadyImported {
+                    path: source.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Import<'a> {
@@ -367,19 +430,31 @@ impl Import<'_> {
         Ok((size_bytes, hex(&hasher.finalize())))
     }
 
-    /// The name is taken: no error if by the same contents.
+    /// The name is taken: no error if by the same contents, and those are the result. `None` if they are to be replaced
+    /// nevertheless: a link holds no bytes, so nothing can be moved into what consists of links.
     fn settle_with(
         &self,
-        folder: &Path,
-        existing: Manifest,
+        (manifest, model): (Manifest, StoredModel),
         files: &[ManifestFile],
-    ) -> Result<StoredModel, ModelError> {
-        if existing.files == files {
-            return stored(folder, existing);
+    ) -> Result<Option<StoredModel>, ModelError> {
+        if manifest.files != files {
+            return Err(ModelError::NameTaken {
+                name: self.name.to_string(),
+            });
         }
-        Err(ModelError::NameTaken {
-            name: self.name.to_string(),
-        })
+        let links = model.files.iter().any(|file| file.is_symlink());
+        let replace = self.mode == ImportMode::Move && links;
+        Ok((!replace).then_some(model))
+    }
+
+    /// The end of a move.
+    fn delete_originals(&self, sources: &[PathBuf]) -> Result<(), ModelError> {
+        if self.mode == ImportMode::Move {
+            for source in sources {
+                fs::remove_file(source).map_err(ModelError::io("delete", source))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -437,10 +512,9 @@ pub(super) fn sweep(models: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Deletes an import; gives the bytes freed.
-pub(super) fn remove(models: &Path, name: &str) -> Result<u64, ModelError> {
-    let name: ShortName = name.parse()?;
-    let folder = models.join(folder_of(&name));
+/// Deletes an import, damaged or not; gives the bytes freed.
+pub(super) fn remove(models: &Path, name: &ShortName) -> Result<u64, ModelError> {
+    let folder = models.join(folder_of(name));
     let trash = models.join(unique(TRASH));
     let _lock = Lock::wait(&models.join(".lock"))?;
     fs::rename(&folder, &trash).map_err(ModelError::io("delete", &folder))?;
