@@ -69,6 +69,7 @@ impl Fleet {
                 continue;
             };
             let generation = Generation::new(
+                lease.ready.name,
                 lease.ready.loaded,
                 queue,
                 connection.clone(),

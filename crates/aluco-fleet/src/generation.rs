@@ -21,6 +21,7 @@ const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A running generation. Dropping it cancels the request.
 pub struct Generation {
+    name: Arc<str>,
     model: Arc<LoadedModel>,
     queue: Arc<EventQueue>,
     connection: Arc<Connection>,
@@ -34,6 +35,7 @@ pub struct Generation {
 
 impl Generation {
     pub(crate) fn new(
+        name: Arc<str>,
         model: Arc<LoadedModel>,
         queue: Arc<EventQueue>,
         connection: Arc<Connection>,
@@ -41,6 +43,7 @@ impl Generation {
         owner: Arc<Owner>,
     ) -> Self {
         Self {
+            name,
             model,
             queue,
             connection,
@@ -60,6 +63,11 @@ impl Generation {
                 Ok(self)
             }
         }
+    }
+
+    /// Canonical name of the model that generates.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// The model that generates.

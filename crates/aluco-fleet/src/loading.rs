@@ -136,11 +136,11 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
         .connect(&shared.config, &shared.nursery, &shared.stop)
         .await?;
     let connection = worker.connection.clone();
-    let path = {
+    let (name, path) = {
         let mut state = shared.state();
         let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
         resident.connection = Some(connection.clone());
-        resident.path.clone()
+        (Arc::from(resident.name.as_str()), resident.path.clone())
     };
     let called = connection.call(|request| Command::Load {
         request,
@@ -166,6 +166,7 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
             }
             Event::Loaded { model, .. } => {
                 return Ok(Ready {
+                    name,
                     loaded: Arc::from(model),
                     connection,
                 });

@@ -57,6 +57,8 @@ pub(crate) enum Stage {
 /// A model that takes requests.
 #[derive(Clone)]
 pub(crate) struct Ready {
+    /// Its canonical name.
+    pub(crate) name: Arc<str>,
     pub(crate) loaded: Arc<LoadedModel>,
     pub(crate) connection: Arc<Connection>,
 }

@@ -74,6 +74,7 @@ impl App {
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn_with_state(self.clone(), guard::watch))
+            .layer(guard::cross_origin(!self.config().api_keys.is_empty()))
             .with_state(self)
     }
 }

@@ -8,13 +8,17 @@ use std::{
 use aluco_model::ModelRef;
 use axum::{
     extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use subtle::ConstantTimeEq;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{app::App, error::ApiError};
+
+/// What programs ask again and again, and nobody wants to read about.
+const ROUTINE: [&str; 3] = ["/health", "/metrics", "/aluco/v1/status"];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -71,16 +75,22 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
             .get::<ConnectInfo<SocketAddr>>()
             .is_none_or(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()),
     };
-    let id = caller.request_id.clone();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    // Paths that a client makes up must not become labels of metrics.
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("unknown", MatchedPath::as_str)
         .to_owned();
-    let response = match admit(&app, &request) {
+    let mut answer = Answer {
+        app: app.clone(),
+        began,
+        id: caller.request_id.clone(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        route,
+        status: None,
+        error: None,
+    };
+    let mut response = match admit(&app, &request) {
         Ok(()) => {
             request.extensions_mut().insert(caller);
             let _running = app.metrics().begin();
@@ -88,28 +98,58 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
         }
         Err(refusal) => refusal.into_response(),
     };
-    let mut response = response;
-    let status = response.status();
-    let elapsed = began.elapsed();
-    app.metrics().answered(&route, status, elapsed);
-    let error = response
+    answer.status = Some(response.status());
+    answer.error = response
         .extensions()
         .get::<ApiError>()
         .map(|error| error.to_json().to_string());
-    tracing::info!(
-        target: "aluco::access",
-        request = id,
-        %method,
-        path,
-        status = status.as_u16(),
-        ms = elapsed.as_secs_f64() * 1e3,
-        error,
-        "answered"
-    );
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    if let Ok(value) = HeaderValue::from_str(&answer.id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// What is logged and counted of a request, also if its client goes away before there is an answer.
+struct Answer {
+    app: App,
+    began: Instant,
+    id: String,
+    method: Method,
+    path: String,
+    /// Its path among those that this server has: what clients make up must not become labels of metrics.
+    route: String,
+    status: Option<StatusCode>,
+    error: Option<String>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // nginx's status for it.
+        let status = self.status.map_or(499, |status| status.as_u16());
+        let elapsed = self.began.elapsed();
+        self.app.metrics().answered(&self.route, status, elapsed);
+        let is_routine = self.error.is_none() && ROUTINE.contains(&self.route.as_str());
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "aluco::access",
+                    request = self.id,
+                    method = %self.method,
+                    path = self.path,
+                    status,
+                    ms = elapsed.as_secs_f64() * 1e3,
+                    error = self.error,
+                    "{}",
+                    if self.status.is_some() { "answered" } else { "the client went away" }
+                )
+            };
+        }
+        if is_routine {
+            log!(debug);
+        } else {
+            log!(info);
+        }
+    }
 }
 
 /// The client's own id if it is a sane one.
@@ -137,9 +177,8 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
     }
     let given = headers
         .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(bearer)
-        .or_else(|| headers.get(API_KEY)?.to_str().ok());
+        .and_then(|value| bearer(value.as_bytes()))
+        .or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes));
     let Some(given) = given else {
         return Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
@@ -148,7 +187,7 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
         ));
     };
     let known = keys.iter().fold(subtle::Choice::from(0), |known, key| {
-        known | key.as_bytes().ct_eq(given.as_bytes())
+        known | key.as_bytes().ct_eq(given)
     });
     if known.into() {
         Ok(())
@@ -162,9 +201,11 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
 }
 
 /// The key of an `Authorization` header.
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, key) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked("bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| key.trim_ascii())
 }
 
 /// Without a key, browsers are the danger: any web page can send requests to this machine, directly (then they carry its origin) or by
@@ -184,20 +225,34 @@ fn from_this_machine(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(());
     };
-    let is_local = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"))
-        .is_some_and(|(_, authority)| names_this_machine(authority));
-    if is_local {
+    if is_local_origin(origin) {
         Ok(())
     } else {
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
-            "web pages of other sites may not use this server; set an API key to allow them",
+            "web pages of other sites may use this server only with an API key, and none is set",
         ))
     }
+}
+
+/// Lets web pages read replies: those of this machine, or with a key those of any site. Requests without a right to it are refused by
+/// [`watch`]; this answers the questions that browsers ask before (CORS).
+pub(crate) fn cross_origin(has_keys: bool) -> CorsLayer {
+    let allowed = AllowOrigin::predicate(move |origin, _| has_keys || is_local_origin(origin));
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([REQUEST_ID])
+}
+
+fn is_local_origin(origin: &HeaderValue) -> bool {
+    origin
+        .to_str()
+        .ok()
+        .and_then(|origin| origin.split_once("://"))
+        .is_some_and(|(_, authority)| names_this_machine(authority))
 }
 
 /// True for `localhost` and loopback addresses, with or without a port.
@@ -243,10 +298,10 @@ mod tests {
 
     #[test]
     fn the_scheme_of_a_key_is_read_in_any_case() {
-        assert_eq!(bearer("Bearer abc"), Some("abc"));
-        assert_eq!(bearer("bearer  abc"), Some("abc"));
-        assert_eq!(bearer("Basic abc"), None);
-        assert_eq!(bearer("abc"), None);
+        assert_eq!(bearer(b"Bearer abc"), Some(b"abc".as_slice()));
+        assert_eq!(bearer(b"bearer  \xc3\xa9 "), Some(b"\xc3\xa9".as_slice()));
+        assert_eq!(bearer(b"Basic abcdef"), None);
+        assert_eq!(bearer(b"abc"), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use aluco_fleet::{
     FleetStatus, ModelState,
     proto::{Timings, Usage},
 };
-use axum::http::StatusCode;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -183,12 +182,12 @@ impl Metrics {
     }
 
     /// The head of a reply has gone.
-    pub(crate) fn answered(&self, path: &str, status: StatusCode, after: Duration) {
+    pub(crate) fn answered(&self, path: &str, status: u16, after: Duration) {
         let path = path.to_owned();
         self.requests
             .get_or_create(&RequestLabels {
                 path: path.clone(),
-                status: status.as_u16(),
+                status,
             })
             .inc();
         self.request_seconds
@@ -293,7 +292,7 @@ mod tests {
     fn what_happened_can_be_scraped() {
         let metrics = Metrics::new();
         let running = metrics.begin();
-        metrics.answered("/health", StatusCode::OK, Duration::from_millis(3));
+        metrics.answered("/health", 200, Duration::from_millis(3));
         let usage = Usage {
             prompt_tokens: 10,
             cached_tokens: 4,

@@ -118,6 +118,9 @@ pub(crate) async fn render(
     JsonBody(body): JsonBody<RenderBody>,
 ) -> Result<Json<Value>, ApiError> {
     caller.may_use(&body.model)?;
+    for (name, argument) in &body.chat_template_kwargs {
+        messages::check_nesting(&format!("chat_template_kwargs.{name}"), argument)?;
+    }
     let chat = ChatPrompt {
         messages: messages::checked(body.messages)?,
         template_arguments: body.chat_template_kwargs,

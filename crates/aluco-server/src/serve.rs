@@ -1,6 +1,13 @@
 //! Connections: how they are accepted, bounded and ended.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use aluco_fleet::Fleet;
 use axum::{Router, extract::ConnectInfo, extract::Request};
@@ -13,12 +20,22 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use crate::{ServerConfig, app::App};
 
 /// Connections at once. Each costs a file handle; the default limit of a process is 1,024 of them.
 const CONNECTIONS_MAX: usize = 512;
+
+/// Connections at once from one other machine: one client must not take all places.
+const CONNECTIONS_PER_PEER_MAX: usize = 64;
+
+/// Longest time for the head of a request: it is small and comes at once.
+const HEAD_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+
+/// A client that does not take a byte for this long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Wait after an accept that failed because something ran out, such as file handles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -39,6 +56,7 @@ pub async fn serve(
     let stop = app.stop().clone();
     let router = app.router();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let peers = Peers::default();
     let graceful = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -47,13 +65,17 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => {
                 let (stream, peer, place) = accepted?;
+                let Some(peer_place) = peers.enter(peer.ip()) else {
+                    tracing::warn!(%peer, "too many connections from there");
+                    continue;
+                };
                 let connection = connection(stream, peer, router.clone(), read_timeout);
                 let connection = graceful.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%peer, %error, "connection ended");
                     }
-                    drop(place);
+                    drop((place, peer_place));
                 });
             }
         }
@@ -102,13 +124,16 @@ async fn accept(
     }
 }
 
+/// A connection whose writes may not stall for ever.
+type PatientStream = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
+
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
     read_timeout: Duration,
 ) -> http1::Connection<
-    TokioIo<TcpStream>,
+    PatientStream,
     impl hyper::service::Service<
         Request<Incoming>,
         Response = axum::response::Response,
@@ -120,8 +145,76 @@ fn connection(
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(read_timeout)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(read_timeout.min(HEAD_TIMEOUT_MAX))
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+}
+
+/// How many connections each other machine has.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection of a peer, until it is dropped.
+struct PeerPlace {
+    peers: Peers,
+    ip: IpAddr,
+}
+
+impl Peers {
+    /// `None` if that peer has too many. This machine has as many as there are.
+    fn enter(&self, ip: IpAddr) -> Option<PeerPlace> {
+        let ip = ip.to_canonical();
+        let mut counts = self.counts();
+        let count = counts.entry(ip).or_default();
+        if *count >= CONNECTIONS_PER_PEER_MAX && !ip.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        let peers = self.clone();
+        Some(PeerPlace { peers, ip })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut counts = self.peers.counts();
+        if let Entry::Occupied(mut count) = counts.entry(self.ip) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_other_machine_cannot_take_all_places() {
+        let peers = Peers::default();
+        let far: IpAddr = "192.0.2.1".parse().unwrap();
+        let near: IpAddr = "127.0.0.1".parse().unwrap();
+        let mut places: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
+            .map(|_| peers.enter(far).unwrap())
+            .collect();
+        assert!(peers.enter(far).is_none());
+        assert!(peers.enter("192.0.2.2".parse().unwrap()).is_some());
+        places.pop();
+        assert!(peers.enter(far).is_some());
+        let local: Vec<_> = (0..=CONNECTIONS_PER_PEER_MAX)
+            .map(|_| peers.enter(near))
+            .collect();
+        assert!(local.iter().all(Option::is_some));
+        drop((places, local));
+        assert!(peers.counts().is_empty());
+    }
 }

@@ -1,9 +1,14 @@
 //! The events of one request's generations, and how they become server-sent events.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aluco_fleet::{
-    Fleet,
+    Fleet, FleetError,
     proto::{FinishReason, GenerationEvent, GenerationSpec, Timings, Usage},
 };
 use axum::{
@@ -15,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{
     StreamExt,
     future::ready,
-    stream::{self, BoxStream, SelectAll},
+    stream::{self, BoxStream},
 };
 use serde_json::Value;
 
@@ -41,49 +46,64 @@ impl Totals {
     }
 }
 
+/// Generations of one request that run at once. Each takes a place in the queue of its model; a request with many prompts must not
+/// take them all.
+const GENERATIONS_MAX: usize = 8;
+
 type Numbered = (usize, Result<GenerationEvent, ApiError>);
 
-/// The events of one request: of one generation per prompt, which run side by side. Dropping it cancels them.
+/// The events of one request: of one generation per prompt, several of which run side by side. Dropping it cancels them.
 pub(crate) struct Feed {
     app: App,
     request_id: String,
-    model: String,
-    generations: SelectAll<BoxStream<'static, Numbered>>,
+    /// Canonical name of the model, once it is known. Metrics go by it, since a client can spell a name in many ways.
+    model: Arc<OnceLock<Arc<str>>>,
+    generations: BoxStream<'static, Numbered>,
     totals: Totals,
+    is_over: bool,
 }
 
 impl Feed {
     /// Nothing starts before [`Feed::next`] is called.
     pub(crate) fn new(app: &App, caller: &Caller, model: &str, specs: Vec<GenerationSpec>) -> Self {
-        let mut generations = SelectAll::new();
-        for (prompt, spec) in specs.into_iter().enumerate() {
-            let events = events(app.fleet().clone(), model.to_owned(), spec);
-            generations.push(events.map(move |event| (prompt, event)).boxed());
-        }
+        let name = Arc::new(OnceLock::new());
+        let (fleet, asked, known) = (app.fleet().clone(), model.to_owned(), name.clone());
+        let generations = stream::iter(specs.into_iter().enumerate())
+            .map(move |(prompt, spec)| {
+                let events = events(fleet.clone(), asked.clone(), spec, known.clone());
+                events.map(move |event| (prompt, event)).boxed()
+            })
+            .flatten_unordered(GENERATIONS_MAX);
         Self {
             app: app.clone(),
             request_id: caller.request_id.clone(),
-            model: model.to_owned(),
-            generations,
+            model: name,
+            generations: generations.boxed(),
             totals: Totals::default(),
+            is_over: false,
         }
+    }
+
+    fn model(&self) -> &str {
+        self.model.get().map_or("unknown", |name| name)
     }
 
     /// The next event, with the number of its prompt; `None` when all are complete. After an error nothing more is to be
     /// expected. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<(usize, GenerationEvent)>, ApiError> {
         let Some((prompt, event)) = self.generations.next().await else {
+            self.is_over = true;
             return Ok(None);
         };
-        let event = event?;
+        let event = event.inspect_err(|_| self.is_over = true)?;
         match &event {
             GenerationEvent::Done { usage, timings } => {
                 self.totals.add(usage, timings);
-                self.app.metrics().generated(&self.model, usage, timings);
+                self.app.metrics().generated(self.model(), usage, timings);
                 tracing::info!(
                     target: "aluco::access",
                     request = self.request_id,
-                    model = self.model,
+                    model = self.model(),
                     prompt_tokens = usage.prompt_tokens,
                     cached_tokens = usage.cached_tokens,
                     generated_tokens = usage.generated_tokens,
@@ -98,6 +118,7 @@ impl Feed {
                 reason: FinishReason::Cancelled,
                 ..
             } => {
+                self.is_over = true;
                 return Err(ApiError::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "cancelled",
@@ -114,14 +135,32 @@ impl Feed {
     }
 }
 
-/// The events of one generation, from its request on.
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if !self.is_over {
+            tracing::info!(
+                target: "aluco::access",
+                request = self.request_id,
+                model = self.model(),
+                "the client went away, so the generation is cancelled"
+            );
+        }
+    }
+}
+
+/// The events of one generation, from its request on. `name` learns the model's canonical name.
 fn events(
     fleet: Fleet,
     model: String,
     spec: GenerationSpec,
+    name: Arc<OnceLock<Arc<str>>>,
 ) -> impl stream::Stream<Item = Result<GenerationEvent, ApiError>> + Send {
-    let started = async move { fleet.generate(&model, spec).await };
-    stream::once(started).flat_map(|started| match started {
+    let started = async move {
+        let generation = fleet.generate(&model, spec).await?;
+        name.get_or_init(|| generation.name().clone());
+        Ok(generation)
+    };
+    stream::once(started).flat_map(|started: Result<_, FleetError>| match started {
         Ok(generation) => stream::unfold(generation, |mut generation| async {
             let event = match generation.next().await? {
                 GenerationEvent::Failed(failure) => Err(failure.into()),

@@ -52,6 +52,9 @@ fn spec(body: &mut Body) -> Result<GenerationSpec, ApiError> {
         return Err(ApiError::invalid_value("messages", "there are no messages"));
     };
     let mut template_arguments = body.chat_template_kwargs.take().unwrap_or_default();
+    for (name, argument) in &template_arguments {
+        messages::check_nesting(&format!("chat_template_kwargs.{name}"), argument)?;
+    }
     // Templates of reasoning models read it under this very name.
     if let Some(effort) = body.reasoning_effort.take() {
         template_arguments

@@ -13,6 +13,29 @@ const ROLES: [&str; 6] = [
     "function",
 ];
 
+/// Deepest nesting of what a client sends on to the chat template. The worker reads it inside of other objects, and JSON parsers
+/// end somewhere beyond a hundred.
+const NESTING_MAX: usize = 64;
+
+/// Refuses what is nested too deeply.
+pub(crate) fn check_nesting(param: &str, value: &Value) -> Result<(), ApiError> {
+    fn is_within(value: &Value, depth: usize) -> bool {
+        depth > 0
+            && match value {
+                Value::Array(items) => items.iter().all(|item| is_within(item, depth - 1)),
+                Value::Object(fields) => fields.values().all(|item| is_within(item, depth - 1)),
+                _ => true,
+            }
+    }
+    if is_within(value, NESTING_MAX) {
+        return Ok(());
+    }
+    Err(ApiError::invalid_value(
+        param,
+        format!("{param} is nested more than {NESTING_MAX} deep"),
+    ))
+}
+
 /// The messages as one JSON array. Text parts are joined by line ends, as llama.cpp does for templates that know only strings;
 /// `developer` becomes `system`, the older name of the same role, which is the one that templates know.
 pub(crate) fn checked(messages: Vec<Value>) -> Result<Value, ApiError> {
@@ -31,6 +54,7 @@ pub(crate) fn checked(messages: Vec<Value>) -> Result<Value, ApiError> {
 
 fn checked_one(index: usize, mut message: Value) -> Result<Value, ApiError> {
     let at = format!("messages[{index}]");
+    check_nesting(&at, &message)?;
     let Some(fields) = message.as_object_mut() else {
         return Err(ApiError::invalid_value(at, "a message is an object"));
     };
@@ -138,5 +162,11 @@ mod tests {
             assert_eq!(fault(message.clone()), param, "{message}");
         }
         assert!(checked(Vec::new()).is_err());
+        let mut deep = json!(1);
+        for _ in 0..100 {
+            deep = json!([deep]);
+        }
+        let message = json!({"role": "user", "content": "hi", "extra": deep});
+        assert_eq!(fault(message), "messages[0]");
     }
 }

@@ -18,10 +18,19 @@ use crate::{
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     let models = look(app.fleet(), aluco_model::Store::list).await?;
     let loaded = loaded(app.fleet()).await;
-    let data: Vec<_> = models
+    let mut data: Vec<_> = models
         .iter()
         .map(|model| describe(model, &loaded))
         .collect();
+    // Models that were named by their path are not in the store.
+    for name in &loaded {
+        if models.iter().all(|model| model.name != *name) {
+            let name = name.clone();
+            if let Ok(model) = look(app.fleet(), move |store| store.find(&name)).await {
+                data.push(describe(&model, &loaded));
+            }
+        }
+    }
     Ok(Json(json!({"object": "list", "data": data})))
 }
 

@@ -51,11 +51,14 @@ pub(crate) struct Body {
     functions: Option<Value>,
     response_format: Option<Value>,
     audio: Option<Value>,
+    modalities: Option<Vec<String>>,
+    tool_choice: Option<Value>,
     suffix: Option<String>,
     best_of: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object such as {\"include_usage\": true} is expected")]
 struct StreamOptions {
     include_usage: Option<bool>,
 }
@@ -200,6 +203,19 @@ impl Body {
             return Err(ApiError::unsupported(
                 "functions",
                 "functions are not supported",
+            ));
+        }
+        let tool_choice = self.tool_choice.as_ref().filter(|it| !it.is_null());
+        if tool_choice.is_some_and(|choice| choice != "auto" && choice != "none") {
+            return Err(ApiError::unsupported(
+                "tool_choice",
+                "tools are not supported yet",
+            ));
+        }
+        if self.modalities.iter().flatten().any(|it| it != "text") {
+            return Err(ApiError::unsupported(
+                "modalities",
+                "only text is supported",
             ));
         }
         if is_given(&self.audio) {
@@ -394,6 +410,9 @@ mod tests {
         for (fields, at) in [
             (json!({"tools": [{"type": "function"}]}), Some("tools")),
             (json!({"tools": []}), None),
+            (json!({"tool_choice": "required"}), Some("tool_choice")),
+            (json!({"tool_choice": "none"}), None),
+            (json!({"modalities": ["text", "audio"]}), Some("modalities")),
             (
                 json!({"response_format": {"type": "json_object"}}),
                 Some("response_format"),

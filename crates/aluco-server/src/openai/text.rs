@@ -29,7 +29,14 @@ pub(crate) async fn complete(
     caller.may_use(&body.model)?;
     body.refuse_unsupported()?;
     let specs = specs(&mut body)?;
-    let echoes = if body.echo.unwrap_or(false) {
+    let wants_echo = body.echo.unwrap_or(false);
+    if wants_echo && specs[0].logprobs.is_some() {
+        return Err(ApiError::unsupported(
+            "logprobs",
+            "log probabilities of an echoed prompt are not supported yet",
+        ));
+    }
+    let echoes = if wants_echo {
         echoes(&app, &body.model, &specs).await?
     } else {
         vec![String::new(); specs.len()]

@@ -46,6 +46,42 @@ async fn web_pages_of_other_sites_are_refused_without_a_key() {
 }
 
 #[tokio::test]
+async fn browsers_are_told_which_pages_may_ask() {
+    let ask_first = |world: &World, origin: &str| {
+        let url = format!("http://{}/v1/chat/completions", world.address);
+        let request = world.client.request(reqwest::Method::OPTIONS, url);
+        request
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization,content-type",
+            )
+            .send()
+    };
+    let allowed = "access-control-allow-origin";
+    let open = World::new().await;
+    let here = ask_first(&open, "http://localhost:3000").await.unwrap();
+    assert_eq!(here.status(), 200);
+    assert_eq!(here.headers()[allowed], "http://localhost:3000");
+    let elsewhere = ask_first(&open, "https://evil.example").await.unwrap();
+    assert!(!elsewhere.headers().contains_key(allowed));
+    let keyed = ServerConfig {
+        api_keys: vec!["key".to_owned()],
+        ..config()
+    };
+    let keyed = World::with(keyed, |_| {}).await;
+    let anywhere = ask_first(&keyed, "https://chat.example").await.unwrap();
+    assert_eq!(anywhere.headers()[allowed], "https://chat.example");
+    let request = keyed.get("/v1/models").bearer_auth("key");
+    let reply = request
+        .header("origin", "https://chat.example")
+        .send()
+        .await;
+    assert_eq!(reply.unwrap().headers()[allowed], "https://chat.example");
+}
+
+#[tokio::test]
 async fn every_reply_carries_the_id_of_its_request() {
     let world = World::new().await;
     let model = world.model("m", &Script::default());

@@ -15,16 +15,22 @@ async fn complete(world: &World, model: &str, fields: Value) -> reqwest::Respons
 async fn a_prompt_is_completed_and_can_be_echoed() {
     let world = World::new().await;
     let model = world.model("m", &Script::default());
-    let fields = json!({"echo": true, "logprobs": 1});
+    let fields = json!({"logprobs": 1});
     let reply: Value = complete(&world, &model, fields).await.json().await.unwrap();
     assert_eq!(reply["object"], "text_completion");
-    assert_eq!(reply["choices"][0]["text"], "hiHello, world!");
+    assert_eq!(reply["choices"][0]["text"], "Hello, world!");
     assert_eq!(reply["choices"][0]["finish_reason"], "stop");
     let logprobs = &reply["choices"][0]["logprobs"];
     assert_eq!(logprobs["tokens"][0], "Hello");
-    assert_eq!(logprobs["text_offset"][0], 2);
-    assert_eq!(logprobs["text_offset"][1], 7);
+    assert_eq!(logprobs["text_offset"][0], 0);
+    assert_eq!(logprobs["text_offset"][1], 5);
     assert_eq!(reply["usage"]["completion_tokens"], 5);
+    let echoed = complete(&world, &model, json!({"echo": true})).await;
+    let echoed: Value = echoed.json().await.unwrap();
+    assert_eq!(echoed["choices"][0]["text"], "hiHello, world!");
+    // Clients that ask for both want the prompt's log probabilities, which would be missing.
+    let both = complete(&world, &model, json!({"echo": true, "logprobs": 1})).await;
+    assert_eq!(error(both).await.1, "unsupported_parameter");
 }
 
 #[tokio::test]
@@ -96,4 +102,29 @@ async fn wrong_prompts_are_named() {
         );
     }
     world.assert_unharmed(&model).await;
+}
+
+#[tokio::test]
+async fn more_prompts_than_places_are_answered_by_and_by() {
+    let world = World::with(crate::world::config(), |fleet| {
+        fleet.queue_max = 8;
+        fleet.load_options.sequences_max = 1;
+    })
+    .await;
+    let script = Script {
+        echo: true,
+        delay_ms: 1,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let prompts: Vec<_> = (0..40).map(|index| format!("number{index}")).collect();
+    let response = complete(&world, &model, json!({"prompt": prompts})).await;
+    assert_eq!(response.status(), 200);
+    let reply: Value = response.json().await.unwrap();
+    let choices = reply["choices"].as_array().unwrap();
+    let texts: Vec<_> = choices
+        .iter()
+        .map(|choice| choice["text"].as_str().unwrap().trim())
+        .collect();
+    assert_eq!(texts, prompts);
 }
