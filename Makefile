@@ -16,6 +16,8 @@ MODELS ?=
 export CARGO_TARGET_DIR := $(shell scripts/target-dir.sh)
 built := $(CARGO_TARGET_DIR)/release
 locked := $(if $(CI),--locked)
+# A worker of an older build beside a new `aluco` would be taken for the better one.
+present = $(patsubst $(built)/aluco-worker-%,%,$(filter-out %.new %.d,$(wildcard $(built)/aluco-worker-*)))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,9 +29,9 @@ demo: tools build ## Set everything up and ask a small model a question
 tools: ## Install the build tools that are missing (C++ compiler, cmake, libclang, pip)
 	@scripts/install-build-tools.sh $(WORKERS)
 
-build: ## Build aluco and the portable worker
+build: ## Build aluco and the portable worker, and renew the workers that were built before
 	cargo build --release $(locked) -p aluco
-	scripts/build-worker.sh cpu
+	for worker in cpu $(filter-out cpu,$(present)); do scripts/build-worker.sh "$$worker"; done
 
 workers: ## Build the workers that suit this machine, or WORKERS="cpu vulkan"
 	for worker in $(WORKERS); do scripts/build-worker.sh "$$worker"; done
