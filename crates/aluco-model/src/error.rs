@@ -115,8 +115,10 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A removal of what is being downloaded.
-    #[error("{name} is being downloaded by another process; stop that first")]
+    /// A removal from a repository that another process works on.
+    #[error(
+        "another process is downloading or deleting models of the repository of {name}; wait for it or stop it first"
+    )]
     Busy {
         /// The name.
         name: String,

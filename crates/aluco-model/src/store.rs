@@ -161,77 +161,68 @@ impl Store {
         )
     }
 
-    /// Deletes a model and whatever only it used, and says how many bytes that freed. Models that were named by path
-    /// are not Aluco's to delete.
+    /// Deletes a model and whatever only it used, and says how many bytes that freed. What is no whole model is deleted too: a damaged
+    /// import, an unfinished download, the rest of a deletion that was broken off. Models that were named by path are not
+    /// Aluco's to delete.
     pub fn remove(&self, name: &str) -> Result<u64, ModelError> {
-        let parsed: ModelRef = name.parse()?;
-        if let ModelRef::Path(path) = parsed {
-            return Err(ModelError::NotOurs { path });
-        }
+        let removal = self.removal(name)?;
         imports::sweep(&self.config.models)?;
-        // By its folder, not by its contents: what is damaged must be removable too.
-        if let ModelRef::Short(short) = &parsed
-            && let Some(import) = self.import_called(short)?
-        {
-            return imports::remove(&self.config.models, &import);
-        }
-        let model = match self.find(name) {
-            Ok(model) => model,
-            // An unfinished download is no model yet, but it takes space like one.
-            Err(error @ ModelError::NotFound { .. }) => {
-                let freed = self.remove_unfinished(name)?;
-                return if freed > 0 { Ok(freed) } else { Err(error) };
-            }
-            Err(error) => return Err(error),
+        let freed = match removal {
+            Removal::Import(import) => Some(imports::remove(&self.config.models, &import)?),
+            Removal::Hub(hub) => hub_cache::remove(&self.config.hub_cache, &hub)?,
+            Removal::Nothing => None,
         };
-        match &model.source {
-            ModelSource::Hub { repo, .. } => {
-                hub_cache::remove(&self.config.hub_cache, repo, &model.name)
+        freed.ok_or_else(|| ModelError::NotFound { name: name.into() })
+    }
+
+    /// Bytes that [`Self::remove`] would free; `None` if it would find nothing.
+    pub fn removable_bytes(&self, name: &str) -> Result<Option<u64>, ModelError> {
+        match self.removal(name)? {
+            Removal::Import(import) => {
+                imports::removable_bytes(&self.config.models, &import).map(Some)
             }
-            ModelSource::Import { .. } => {
-                imports::remove(&self.config.models, &model.name.parse()?)
-            }
-            ModelSource::File => Err(ModelError::NotOurs {
-                path: model.files.into_iter().next().unwrap_or_default(),
-            }),
+            Removal::Hub(hub) => hub_cache::removable_bytes(&self.config.hub_cache, &hub),
+            Removal::Nothing => Ok(None),
         }
     }
 
-    /// The full name of the import that a short name means, damaged or not; by the same rules as in [`Self::find`].
-    fn import_called(&self, short: &ShortName) -> Result<Option<ShortName>, ModelError> {
-        let models = &self.config.models;
-        if imports::has_folder(models, short) {
-            return Ok(Some(short.clone()));
-        }
-        match catalogue::lookup(short) {
-            Some(entry) => Ok(imports::has_folder(models, &entry.name).then(|| entry.name.clone())),
-            None => imports::only_of_family(models, short),
-        }
-    }
-
-    /// Bytes that an unfinished download of this model holds; 0 if there is none. A finished model is not counted.
+    /// The same, with 0 for nothing.
     pub fn unfinished_bytes(&self, name: &str) -> Result<u64, ModelError> {
-        match hub_ref(name)? {
-            Some(hub) => hub_cache::unfinished_bytes(&self.config.hub_cache, &hub),
-            None => Ok(0),
-        }
+        Ok(self.removable_bytes(name)?.unwrap_or(0))
     }
 
-    fn remove_unfinished(&self, name: &str) -> Result<u64, ModelError> {
-        match hub_ref(name)? {
-            Some(hub) => hub_cache::remove_unfinished(&self.config.hub_cache, &hub),
-            None => Ok(0),
+    /// What a name means where it is to be deleted. An import counts by its folder, since a damaged one must be removable too;
+    /// else by the same rules as in [`Self::find`].
+    fn removal(&self, name: &str) -> Result<Removal, ModelError> {
+        let models = &self.config.models;
+        let short = match name.parse()? {
+            ModelRef::Path(path) => return Err(ModelError::NotOurs { path }),
+            ModelRef::Hub(hub) => return Ok(Removal::Hub(hub)),
+            ModelRef::Short(short) => short,
+        };
+        if imports::has_folder(models, &short) {
+            return Ok(Removal::Import(short));
         }
+        Ok(match catalogue::lookup(&short) {
+            Some(entry) if imports::has_folder(models, &entry.name) => {
+                Removal::Import(entry.name.clone())
+            }
+            Some(entry) => Removal::Hub(entry.hub_ref()),
+            None => {
+                imports::only_of_family(models, &short)?.map_or(Removal::Nothing, Removal::Import)
+            }
+        })
     }
 }
 
-/// What a name means on the hub, if it means anything there.
-fn hub_ref(name: &str) -> Result<Option<HubRef>, ModelError> {
-    Ok(match name.parse()? {
-        ModelRef::Hub(hub) => Some(hub),
-        ModelRef::Short(short) => catalogue::lookup(&short).map(|entry| entry.hub_ref()),
-        ModelRef::Path(_) => None,
-    })
+/// Where something that is to be deleted lies.
+enum Removal {
+    /// The folder of the import of this name.
+    Import(ShortName),
+    /// The hub cache, if it is there.
+    Hub(HubRef),
+    /// Nowhere.
+    Nothing,
 }
 
 /// The model of a file that was named by path: the file, or all parts if it is one of several.

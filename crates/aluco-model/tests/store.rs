@@ -10,6 +10,7 @@ use std::{
 use aluco_model::{
     ImportMode, ImportOptions, ModelError, ModelSource, Store, StoreConfig, StoredModel,
 };
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 const REPO: &str = "unsloth/Qwen3-30B-A3B-GGUF";
@@ -169,6 +170,67 @@ fn removing_the_last_model_leaves_no_empty_folders() {
     f.cache_file(NEW, "Q8_0/m-Q8_0.gguf", "own", 5000);
     assert_eq!(f.store.remove(REPO).unwrap(), 5000);
     assert!(!f.repo_folder().exists());
+}
+
+#[test]
+fn nothing_is_removed_while_another_process_works_on_the_repository() {
+    let f = Fixture::new();
+    f.cache_file(NEW, "m-Q8_0.gguf", "own", 5000);
+    let locks = f.root.path().join("hub/.locks");
+    let locks = locks.join(f.repo_folder().file_name().unwrap());
+    fs::create_dir_all(&locks).unwrap();
+    let lock = fs::File::create(locks.join("aluco-pull.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let error = f.store.remove(REPO).unwrap_err();
+    assert!(matches!(error, ModelError::Busy { .. }), "{error}");
+    assert_eq!(f.names(), [format!("{REPO}:Q8_0")]);
+    drop(lock);
+    assert_eq!(f.store.remove(REPO).unwrap(), 5000);
+}
+
+#[test]
+fn a_removal_that_was_broken_off_can_be_finished() {
+    let f = Fixture::new();
+    f.cache_file(NEW, "m-Q8_0.gguf", "other", 5000);
+    let name = format!("{REPO}:Q4_0");
+    let parts = ["m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf"];
+    let blobs = f.repo_folder().join("blobs");
+    // How far a removal has come when its process is killed: blobs first, then links.
+    for (blobs_gone, links_gone) in [(0, 0), (1, 0), (2, 0), (2, 1)] {
+        for (part, blob) in parts.iter().zip(["b1", "b2"]) {
+            f.cache_file(NEW, part, blob, 600);
+        }
+        for blob in &["b1", "b2"][..blobs_gone] {
+            fs::remove_file(blobs.join(blob)).unwrap();
+        }
+        let snapshot = f.repo_folder().join("snapshots").join(NEW);
+        for part in &parts[..links_gone] {
+            fs::remove_file(snapshot.join(part)).unwrap();
+        }
+        let left = 600 * (2 - blobs_gone as u64);
+        assert_eq!(f.store.find(&name).is_ok(), blobs_gone == 0);
+        assert_eq!(f.store.removable_bytes(&name).unwrap(), Some(left));
+        assert_eq!(f.store.remove(&name).unwrap(), left);
+        assert_eq!(f.store.removable_bytes(&name).unwrap(), None);
+        let error = f.store.remove(&name).unwrap_err();
+        assert!(matches!(error, ModelError::NotFound { .. }), "{error}");
+        let left_over = fs::read_dir(&blobs).unwrap().count();
+        assert_eq!(left_over, 1, "the other model's is all that is left");
+        assert_eq!(f.names(), [format!("{REPO}:Q8_0")]);
+    }
+}
+
+#[test]
+fn a_removal_deletes_contents_before_the_links_that_name_them() {
+    let f = Fixture::new();
+    f.cache_file(NEW, "m-Q4_0.gguf", "b1", 600);
+    // Makes the removal fail at the contents. A folder cannot be deleted like a file, whoever tries.
+    let blob = f.repo_folder().join("blobs/b1");
+    fs::remove_file(&blob).unwrap();
+    fs::create_dir(&blob).unwrap();
+    assert!(f.store.remove(&format!("{REPO}:Q4_0")).is_err());
+    let link = f.repo_folder().join("snapshots").join(NEW);
+    assert!(link.join("m-Q4_0.gguf").is_symlink());
 }
 
 #[test]

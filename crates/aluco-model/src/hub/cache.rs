@@ -11,7 +11,7 @@ use super::{listing::RemoteFile, partial};
 use crate::{
     ModelError, RepoId,
     store::{
-        hub_cache::{pull_lock, repo_folder, with_suffix},
+        hub_cache::{LINK_SUFFIX, pull_lock, repo_folder, with_suffix},
         sync_folder,
     },
 };
@@ -24,8 +24,9 @@ pub(super) struct RepoFolder {
 }
 
 impl RepoFolder {
-    /// The folder that there is for the name that was asked for, else a new one for the name that the hub gave.
-    pub(super) fn create(
+    /// The folder that there is for the name that was asked for, else where one is to be for the name that the hub gave.
+    /// Only its lock can be used before [`Self::create`], so that no folder is made that another process is deleting.
+    pub(super) fn locate(
         cache: &Path,
         asked: &RepoId,
         named: RepoId,
@@ -35,15 +36,18 @@ impl RepoFolder {
             (named, folder)
         });
         let pull_lock = pull_lock(cache, &repo);
-        let created = Self { folder, pull_lock };
-        for new in [
-            created.blobs(),
-            created.folder.join("refs"),
-            created.locks().to_owned(),
-        ] {
+        let located = Self { folder, pull_lock };
+        let locks = located.locks();
+        fs::create_dir_all(locks).map_err(ModelError::io("create", locks))?;
+        Ok((repo, located))
+    }
+
+    /// Makes what is not there yet.
+    pub(super) fn create(&self) -> Result<(), ModelError> {
+        for new in [self.blobs(), self.folder.join("refs")] {
             fs::create_dir_all(&new).map_err(ModelError::io("create", &new))?;
         }
-        Ok((repo, created))
+        Ok(())
     }
 
     /// Where contents lie.
@@ -60,7 +64,7 @@ impl RepoFolder {
         self.pull_lock.parent().unwrap_or(&self.folder)
     }
 
-    /// Held while a model of this repository is pulled.
+    /// Held while a model of this repository is pulled or removed.
     pub(super) fn lock_path(&self) -> PathBuf {
         self.pull_lock.clone()
     }
@@ -115,7 +119,7 @@ impl RepoFolder {
         let parent = link.parent().unwrap_or(&self.folder);
         fs::create_dir_all(parent).map_err(ModelError::io("create", parent))?;
         // Renamed into place, because there may be a link to other contents.
-        let fresh = with_suffix(&link, ".aluco-link");
+        let fresh = with_suffix(&link, LINK_SUFFIX);
         let _ = fs::remove_file(&fresh);
         symlink(&target, &fresh).map_err(ModelError::io("create", &fresh))?;
         fs::rename(&fresh, &link).map_err(ModelError::io("create", &link))?;
@@ -147,4 +151,20 @@ fn is_absence(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_the_lock_is_held_nothing_is_made_but_the_folder_for_locks() {
+        let root = tempfile::tempdir().unwrap();
+        let repo: RepoId = "owner/repo".parse().unwrap();
+        let (_, located) = RepoFolder::locate(root.path(), &repo, repo.clone()).unwrap();
+        assert!(located.locks().is_dir());
+        assert!(!located.folder.exists());
+        located.create().unwrap();
+        assert!(located.blobs().is_dir());
+    }
 }

@@ -56,6 +56,7 @@ impl Pull<'_> {
         let (folder, commit, files) =
             (plan.folder.clone(), plan.commit.clone(), plan.files.clone());
         let here = blocking(move || {
+            folder.create()?;
             files
                 .iter()
                 .map(|file| folder.bytes_here(&commit, file))
@@ -127,7 +128,7 @@ impl Pull<'_> {
         let cache = self.store.config().hub_cache.clone();
         let asked = wanted.repo.clone();
         let named = revision.repo;
-        let (repo, folder) = blocking(move || RepoFolder::create(&cache, &asked, named)).await?;
+        let (repo, folder) = blocking(move || RepoFolder::locate(&cache, &asked, named)).await?;
         Ok(Plan {
             repo,
             commit: revision.commit,

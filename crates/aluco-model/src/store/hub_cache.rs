@@ -11,10 +11,10 @@
 //! on file systems without links the snapshots hold the files themselves. Source: the cache's documentation,
 //! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
+mod removal;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -22,7 +22,7 @@ use std::{
 use crate::{
     HubRef, ModelError, ModelSource, RepoId, StoredModel, catalogue,
     name::variant::{self, Variant, variants},
-    store::{entries, lock::Lock},
+    store::entries,
 };
 
 /// Ending of a file that [`crate::Hub`] is still filling. Not `.incomplete`, which other programs resume by length
@@ -31,10 +31,15 @@ pub(crate) const PARTIAL_SUFFIX: &str = ".aluco-part";
 /// Ending of the notes beside it.
 pub(crate) const PARTIAL_NOTES_SUFFIX: &str = ".aluco-part.json";
 
+/// Ending of a link that is about to be renamed to its place in a snapshot.
+pub(crate) const LINK_SUFFIX: &str = ".aluco-link";
+
 /// Folders below a snapshot that are looked into.
 const FOLDER_DEPTH_MAX: usize = 4;
 
-/// Where the lock is that is held while a model of a repository is pulled.
+pub(crate) use removal::{removable_bytes, remove};
+
+/// Where the lock is that is held while a model of a repository is pulled or removed.
 pub(crate) fn pull_lock(cache: &Path, repo: &RepoId) -> PathBuf {
     let folder = cache.join(".locks").join(repo.cache_folder());
     folder.join("aluco-pull.lock")
@@ -233,184 +238,9 @@ fn stored(
     })
 }
 
-/// Removes a model from every snapshot that has it, then the blobs that nothing refers to any more.
-pub(crate) fn remove(cache: &Path, repo: &RepoId, name: &str) -> Result<u64, ModelError> {
-    let folder = cache.join(repo.cache_folder());
-    let mut freed = 0;
-    let mut unlinked_blobs = BTreeSet::new();
-    // Older snapshots of the same model would take its place at once.
-    while let Some((variant, snapshot)) = models_of(&folder)?
-        .into_iter()
-        .find(|(variant, _)| format!("{repo}:{}", variant.tag) == name)
-    {
-        for file in &variant.files {
-            let path = snapshot.folder.join(file);
-            let metadata = fs::symlink_metadata(&path).map_err(ModelError::io("read", &path))?;
-            if metadata.is_symlink() {
-                unlinked_blobs.extend(blob_of(&folder, &path));
-            } else {
-                freed += bytes_freed_by_unlinking(&metadata);
-            }
-            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
-        }
-        remove_empty_folders(&snapshot.folder, FOLDER_DEPTH_MAX)?;
-    }
-    let still_used = blobs_in_use(&folder)?;
-    for blob in unlinked_blobs.difference(&still_used) {
-        if let Ok(metadata) = fs::symlink_metadata(blob) {
-            fs::remove_file(blob).map_err(ModelError::io("delete", blob))?;
-            freed += bytes_freed_by_unlinking(&metadata);
-        }
-    }
-    remove_repo_if_empty(&folder)?;
-    Ok(freed)
-}
-
-/// The part of a partial download's notes that says what it is a download of.
-#[derive(serde::Deserialize)]
-struct Notes {
-    file: String,
-}
-
-/// Removes what an unfinished download of this model has left.
-pub(crate) fn remove_unfinished(cache: &Path, hub: &HubRef) -> Result<u64, ModelError> {
-    let Some((repo, folder)) = repo_folder(cache, &hub.repo)? else {
-        return Ok(0);
-    };
-    let lock_path = pull_lock(cache, &repo);
-    // Without the folder for locks nothing has ever been pulled.
-    let _lock = match lock_path.parent() {
-        Some(locks) if locks.is_dir() => {
-            Some(Lock::take(&lock_path)?.ok_or_else(|| ModelError::Busy {
-                name: hub.to_string(),
-            })?)
-        }
-        _ => None,
-    };
-    let files = unfinished(&folder, hub)?;
-    if files.is_empty() {
-        return Ok(0);
-    }
-    let mut freed = 0;
-    for path in files {
-        if let Ok(metadata) = fs::symlink_metadata(&path) {
-            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
-            freed += bytes_freed_by_unlinking(&metadata);
-        }
-    }
-    remove_repo_if_empty(&folder)?;
-    Ok(freed)
-}
-
-/// Bytes that an unfinished download of this model holds.
-pub(crate) fn unfinished_bytes(cache: &Path, hub: &HubRef) -> Result<u64, ModelError> {
-    let Some((_, folder)) = repo_folder(cache, &hub.repo)? else {
-        return Ok(0);
-    };
-    let files = unfinished(&folder, hub)?.into_iter();
-    Ok(files
-        .filter_map(|path| fs::symlink_metadata(path).ok())
-        .map(|metadata| bytes_freed_by_unlinking(&metadata))
-        .sum())
-}
-
-/// The files of an unfinished download, and the notes beside them.
-fn unfinished(folder: &Path, hub: &HubRef) -> Result<Vec<PathBuf>, ModelError> {
-    let mut partial = BTreeMap::new();
-    for entry in entries(&folder.join("blobs"))? {
-        let Some(notes) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.strip_suffix(PARTIAL_NOTES_SUFFIX).map(str::to_owned))
-        else {
-            continue;
-        };
-        let parsed = fs::read(entry.path())
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Notes>(&bytes).ok());
-        if let Some(parsed) = parsed {
-            partial.insert(parsed.file, notes);
-        }
-    }
-    // Parts that have not been begun are not known here, so completeness is no criterion.
-    let mut begun = variants(partial.keys().map(String::as_str));
-    for variant in &mut begun {
-        variant.parts_total = variant.files.len();
-    }
-    let tag = hub.tag.as_ref().map(crate::Tag::as_str);
-    let Some(chosen) = variant::choose(&begun, tag) else {
-        return Ok(Vec::new());
-    };
-    let mut paths = Vec::new();
-    for file in &chosen.files {
-        let blob = folder.join("blobs").join(&partial[file]);
-        let suffixes = [PARTIAL_SUFFIX, PARTIAL_NOTES_SUFFIX];
-        paths.extend(suffixes.map(|suffix| with_suffix(&blob, suffix)));
-    }
-    Ok(paths)
-}
-
 /// A path with something put behind its file name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut text = path.as_os_str().to_owned();
     text.push(suffix);
     PathBuf::from(text)
-}
-
-fn bytes_freed_by_unlinking(metadata: &fs::Metadata) -> u64 {
-    // Blocks, not length: an unfinished download is mostly holes.
-    if metadata.is_file() && metadata.nlink() == 1 {
-        metadata.len().min(metadata.blocks() * 512)
-    } else {
-        0
-    }
-}
-
-/// The blob that a link in a snapshot stands for, if it is one of this repository's own.
-fn blob_of(repo_folder: &Path, link: &Path) -> Option<PathBuf> {
-    let target = fs::canonicalize(link).ok()?;
-    let blobs = fs::canonicalize(repo_folder.join("blobs")).ok()?;
-    (target.parent() == Some(&blobs)).then_some(target)
-}
-
-fn blobs_in_use(repo_folder: &Path) -> Result<BTreeSet<PathBuf>, ModelError> {
-    let mut used = BTreeSet::new();
-    for snapshot in entries(&repo_folder.join("snapshots"))? {
-        let mut files = Vec::new();
-        // Deeper than models are looked for: what is in use must not be missed.
-        collect_files(&snapshot.path(), "", 64, &mut files)?;
-        for file in files {
-            used.extend(blob_of(repo_folder, &snapshot.path().join(file)));
-        }
-    }
-    Ok(used)
-}
-
-fn remove_empty_folders(folder: &Path, depth: usize) -> Result<(), ModelError> {
-    for entry in entries(folder)? {
-        if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_empty_folders(&entry.path(), depth - 1)?;
-        }
-    }
-    // Fails, as it should, on a folder that is not empty.
-    let _ = fs::remove_dir(folder);
-    Ok(())
-}
-
-/// Removes refs to snapshots that are gone and, when no snapshot and no blob is left, the repository's folder.
-fn remove_repo_if_empty(folder: &Path) -> Result<(), ModelError> {
-    let snapshots = folder.join("snapshots");
-    let mut refs = Vec::new();
-    collect_files(&folder.join("refs"), "", FOLDER_DEPTH_MAX, &mut refs)?;
-    for name in refs {
-        let path = folder.join("refs").join(name);
-        let commit = fs::read_to_string(&path).unwrap_or_default();
-        if !commit.is_empty() && !snapshots.join(commit.trim()).exists() {
-            fs::remove_file(&path).map_err(ModelError::io("delete", &path))?;
-        }
-    }
-    if entries(&snapshots)?.is_empty() && entries(&folder.join("blobs"))?.is_empty() {
-        remove_empty_folders(folder, FOLDER_DEPTH_MAX)?;
-    }
-    Ok(())
 }

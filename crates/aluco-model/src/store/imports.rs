@@ -519,18 +519,29 @@ pub(super) fn remove(models: &Path, name: &ShortName) -> Result<u64, ModelError>
     let _lock = Lock::wait(&models.join(".lock"))?;
     fs::rename(&folder, &trash).map_err(ModelError::io("delete", &folder))?;
     sync_folder(models)?;
-    let mut freed = 0;
-    for entry in entries(&trash)? {
+    let freed = bytes_of(&trash)?;
+    fs::remove_dir_all(&trash).map_err(ModelError::io("delete", &trash))?;
+    Ok(freed)
+}
+
+/// Bytes that [`remove`] would free.
+pub(super) fn removable_bytes(models: &Path, name: &ShortName) -> Result<u64, ModelError> {
+    bytes_of(&models.join(folder_of(name)))
+}
+
+/// Bytes of an import that nothing else holds.
+fn bytes_of(folder: &Path) -> Result<u64, ModelError> {
+    let mut bytes = 0;
+    for entry in entries(folder)? {
         if let Ok(metadata) = fs::symlink_metadata(entry.path())
             && metadata.is_file()
             && metadata.nlink() == 1
             && entry.file_name() != MANIFEST
         {
-            freed += metadata.len();
+            bytes += metadata.len();
         }
     }
-    fs::remove_dir_all(&trash).map_err(ModelError::io("delete", &trash))?;
-    Ok(freed)
+    Ok(bytes)
 }
 
 fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), ModelError> {

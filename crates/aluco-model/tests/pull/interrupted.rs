@@ -148,9 +148,9 @@ async fn an_unfinished_download_can_be_removed_when_nobody_works_on_it() {
     assert!(matches!(error, ModelError::Busy { .. }), "{error}");
     drop(lock);
     assert_eq!(f.blobs().len(), 2, "the file and its notes");
-    let held = f.store.unfinished_bytes(NAME).unwrap();
+    let held = f.store.removable_bytes(NAME).unwrap().unwrap();
     assert!(held >= COMPLETE_BYTES);
     assert_eq!(f.store.remove(NAME).unwrap(), held);
-    assert_eq!(f.store.unfinished_bytes(NAME).unwrap(), 0);
+    assert_eq!(f.store.removable_bytes(NAME).unwrap(), None);
     assert!(f.store.remove(NAME).is_err());
 }
