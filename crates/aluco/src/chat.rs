@@ -6,10 +6,12 @@ mod figures;
 mod input;
 mod progress;
 mod prompt;
+mod reader;
 mod sampling;
 mod session;
 
 pub(crate) use answer::{Answer, End, Listener, Show};
 pub(crate) use conversation::Conversation;
 pub(crate) use prompt::one_prompt;
+pub(crate) use reader::is_plain;
 pub(crate) use session::{Session, say_figures};

@@ -114,27 +114,47 @@ pub(crate) struct RunArgs {
     pub(crate) overrides: Overrides<Running>,
 }
 
+const SEED_MAX: i64 = u32::MAX as i64;
+
+/// A number that JSON can carry: neither infinite nor none at all.
+pub(crate) fn finite(text: &str) -> Result<f32, String> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f32| number.is_finite())
+        .ok_or_else(|| format!("{text:?} is not a number"))
+}
+
 /// How tokens are chosen. What is not given is left to the server.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Randomness; 0 always takes the likeliest token
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Keep the likeliest tokens whose probabilities sum to this
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Keep this many of the likeliest tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) top_k: Option<u32>,
     /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
-    /// Makes the answer repeatable
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u32>,
+    /// Make tokens that came already less likely; 1 does not
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// The same by subtraction, once for each token that came; 0 does not
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// The same by subtraction, as often as the token came; 0 does not
+    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Makes the answer repeatable; -1 takes another seed each time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(-1..=SEED_MAX), allow_negative_numbers = true)]
+    pub(crate) seed: Option<i64>,
     /// Longest answer, in tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<u32>,
     /// Text that ends the answer; may be given more than once
     #[arg(long, value_name = "TEXT")]
@@ -423,6 +443,33 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn negative_numbers_are_values_and_what_is_no_number_is_none() {
+        let parsed = |flag: &str, value: &str| {
+            let cli = Cli::try_parse_from(["aluco", "run", "owl", flag, value, "hi"]);
+            cli.map(|cli| match cli.command {
+                Command::Run(args) => args.sampling,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(parsed("--seed", "-1").unwrap().seed, Some(-1));
+        assert_eq!(parsed("--top-p", "-1").unwrap().top_p, Some(-1.0));
+        for (flag, value) in [
+            ("--seed", "-2"),
+            ("--seed", "4294967296"),
+            ("--top-k", "-1"),
+            ("--temperature", "NaN"),
+            ("--temperature", "inf"),
+            ("--min-p", "1e39"),
+        ] {
+            let error = parsed(flag, value).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("invalid value '{value}'")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     future::pending,
     io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -19,6 +20,9 @@ use crate::{
     failure::{Failure, Outcome},
     render,
 };
+
+/// Time between two looks at the server's state while a model loads.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a question.
 #[derive(Debug, Default)]
@@ -124,7 +128,7 @@ impl Answer {
                 ChatEvent::Prefill {
                     processed_tokens,
                     prompt_tokens,
-                } => progress.count("reading the prompt", processed_tokens, prompt_tokens),
+                } => progress.count_prompt(processed_tokens, prompt_tokens),
                 ChatEvent::Delta(text) => {
                     if self.text.is_empty() {
                         progress.clear();
@@ -178,12 +182,18 @@ pub(super) async fn watch(client: &Client, progress: &Progress) {
     }
     sleep(PATIENCE).await;
     progress.reveal();
+    let mut asked: Option<Instant> = None;
     while !progress.is_over() {
-        if let Ok(status) = client.status().await
-            && !progress.is_over()
-        {
-            progress.show_loading(&status);
+        let is_time = asked.is_none_or(|asked| asked.elapsed() >= STATE_INTERVAL);
+        if is_time && progress.needs_state() {
+            if let Ok(status) = client.status().await
+                && progress.needs_state()
+            {
+                progress.show_loading(&status);
+            }
+            asked = Some(Instant::now());
         }
+        progress.tick();
         sleep(PATIENCE).await;
     }
     pending::<()>().await;

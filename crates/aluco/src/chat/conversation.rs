@@ -101,6 +101,10 @@ impl Conversation {
         }
         let mut messages = self.with("");
         messages.pop();
+        messages.extend(self.unanswered.iter().map(|message| Message {
+            role: Role::User,
+            content: message.clone(),
+        }));
         let saved = Saved {
             model: model.to_owned(),
             messages,
@@ -132,6 +136,10 @@ impl Conversation {
 
 fn read(path: &Path) -> Result<Conversation, String> {
     let mut text = Vec::new();
+    // A pipe or a device may have no end, or never begin.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err("it is not a regular file".to_owned());
+    }
     fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text))
         .map_err(|error| error.to_string())?;
@@ -219,6 +227,26 @@ mod tests {
         longer.save(&path, "owl").unwrap();
         assert_eq!(Conversation::load(&path).unwrap(), longer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_kept_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.json");
+        let mut talk = talk();
+        talk.answered("Hm?".to_owned(), String::new());
+        talk.save(&path, "owl").unwrap();
+        let mut loaded = Conversation::load(&path).unwrap();
+        assert_eq!(loaded, talk);
+        assert_eq!(loaded.take_last().as_deref(), Some("Hm?"));
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        for path in [Path::new("/dev/zero"), Path::new("/")] {
+            let error = Conversation::load(path).unwrap_err();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ const FENCE: &str = "\"\"\"";
 pub(crate) const HELP: &str = "\
 /clear               forget the conversation
 /system TEXT         instructions before the conversation; `/system off` takes them away
-/set NAME VALUE      temperature, top_p, top_k, min_p, repeat_penalty, seed, max_tokens; VALUE may be `default`
+/set NAME VALUE      temperature, top_p, top_k, min_p, seed, max_tokens, and repeat_penalty,
+                     presence_penalty, frequency_penalty; VALUE may be `default`
 /show                the model, the instructions and what is set
 /retry               answer the last message again
 /save FILE           keep the conversation in a file
@@ -16,7 +17,7 @@ pub(crate) const HELP: &str = "\
 /bye                 leave (also /exit, /quit, Ctrl-D)
 
 \"\"\" begins and ends a text of several lines; a line that ends in \\ goes on in the next. A message that begins with / needs a
-space before it. Ctrl-C stops an answer.";
+space before it. Ctrl-C stops an answer, takes back what is typed, and leaves if pressed twice at an empty prompt.";
 
 /// One input, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

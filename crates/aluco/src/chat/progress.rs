@@ -1,6 +1,6 @@
 //! What moves on standard error while there is nothing to read yet. Nothing at all if it is no terminal.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -15,6 +15,8 @@ pub(super) struct Progress {
     spinner: ProgressStyle,
     counter: ProgressStyle,
     is_wanted: bool,
+    /// The prompt is being computed, so the model is loaded.
+    has_prompt: Cell<bool>,
 }
 
 impl Progress {
@@ -28,6 +30,7 @@ impl Progress {
             spinner: style("{spinner:.dim} {msg:.dim}"),
             counter: style("{spinner:.dim} {msg:.dim} {bar:24} {percent:>3} %"),
             is_wanted,
+            has_prompt: Cell::new(false),
         }
     }
 
@@ -54,8 +57,25 @@ impl Progress {
         self.bar.is_finished()
     }
 
-    /// A part of something is done.
-    pub(super) fn count(&self, what: &str, done: u64, total: u64) {
+    /// A part of the prompt is computed.
+    pub(super) fn count_prompt(&self, processed: u64, total: u64) {
+        self.has_prompt.set(true);
+        self.count("reading the prompt", processed, total);
+    }
+
+    /// True as long as the server's state may tell more than is known here.
+    pub(super) fn needs_state(&self) -> bool {
+        !self.has_prompt.get() && !self.is_over()
+    }
+
+    /// Turns the wheel.
+    pub(super) fn tick(&self) {
+        if !self.is_over() {
+            self.bar.tick();
+        }
+    }
+
+    fn count(&self, what: &str, done: u64, total: u64) {
         self.bar.set_style(self.counter.clone());
         self.bar.set_message(what.to_owned());
         self.bar.set_length(total);
@@ -102,6 +122,14 @@ mod tests {
     fn the_name_of_a_file_is_shown_without_its_folders() {
         assert_eq!(last_part("/home/owl/models/a.gguf"), "a.gguf");
         assert_eq!(last_part("org/repo:tag"), "org/repo:tag");
+    }
+
+    #[test]
+    fn the_state_is_of_no_use_once_the_prompt_is_read() {
+        let progress = Progress::new(true);
+        assert!(progress.needs_state());
+        progress.count_prompt(1, 2);
+        assert!(!progress.needs_state());
     }
 
     #[test]

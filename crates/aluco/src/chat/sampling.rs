@@ -1,16 +1,22 @@
 //! Sampling values by name: from flags, and from `/set`.
 
-use std::str::FromStr;
+use crate::{
+    cli::{SamplingArgs, finite},
+    client::wire::Sampling,
+};
 
-use crate::{cli::SamplingArgs, client::wire::Sampling};
+/// Leaves a value to the server.
+const DEFAULT: &str = "default";
 
 /// The names that `/set` takes.
-pub(crate) const NAMES: [&str; 7] = [
+pub(crate) const NAMES: [&str; 9] = [
     "temperature",
     "top_p",
     "top_k",
     "min_p",
     "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
     "seed",
     "max_tokens",
 ];
@@ -22,8 +28,11 @@ impl From<&SamplingArgs> for Sampling {
             top_p: args.top_p,
             top_k: args.top_k,
             min_p: args.min_p,
-            repeat_penalty: None,
-            seed: args.seed,
+            repeat_penalty: args.repeat_penalty,
+            presence_penalty: args.presence_penalty,
+            frequency_penalty: args.frequency_penalty,
+            // -1 stands for the server's own choice, another each time.
+            seed: args.seed.and_then(|seed| u32::try_from(seed).ok()),
             max_tokens: args.max_tokens,
             stop: args.stop.clone(),
         }
@@ -34,13 +43,16 @@ impl Sampling {
     /// Sets a value by its name; `default` leaves it to the server again. The server judges whether it is in its range.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
-            "temperature" => put(&mut self.temperature, value, "a number"),
-            "top_p" => put(&mut self.top_p, value, "a number"),
-            "top_k" => put(&mut self.top_k, value, "a whole number"),
-            "min_p" => put(&mut self.min_p, value, "a number"),
-            "repeat_penalty" => put(&mut self.repeat_penalty, value, "a number"),
-            "seed" => put(&mut self.seed, value, "a whole number"),
-            "max_tokens" => put(&mut self.max_tokens, value, "a whole number"),
+            "temperature" => put_number(&mut self.temperature, value),
+            "top_p" => put_number(&mut self.top_p, value),
+            "top_k" => put_count(&mut self.top_k, value),
+            "min_p" => put_number(&mut self.min_p, value),
+            "repeat_penalty" => put_number(&mut self.repeat_penalty, value),
+            "presence_penalty" => put_number(&mut self.presence_penalty, value),
+            "frequency_penalty" => put_number(&mut self.frequency_penalty, value),
+            "seed" if value == "-1" => put_count(&mut self.seed, DEFAULT),
+            "seed" => put_count(&mut self.seed, value),
+            "max_tokens" => put_count(&mut self.max_tokens, value),
             _ => Err(format!("can be set: {}", NAMES.join(", "))),
         }
         .map_err(|reason| format!("cannot set {name}: {reason}"))
@@ -56,6 +68,8 @@ impl Sampling {
             count(self.top_k),
             number(self.min_p),
             number(self.repeat_penalty),
+            number(self.presence_penalty),
+            number(self.frequency_penalty),
             count(self.seed),
             count(self.max_tokens),
         ];
@@ -67,15 +81,22 @@ impl Sampling {
     }
 }
 
-fn put<T: FromStr>(place: &mut Option<T>, value: &str, kind: &str) -> Result<(), String> {
-    if value == "default" {
-        *place = None;
-        return Ok(());
-    }
-    let parsed = value
-        .parse()
-        .map_err(|_| format!("{value:?} is not {kind}"))?;
-    *place = Some(parsed);
+fn put_number(place: &mut Option<f32>, value: &str) -> Result<(), String> {
+    *place = match value {
+        DEFAULT => None,
+        value => Some(finite(value)?),
+    };
+    Ok(())
+}
+
+fn put_count(place: &mut Option<u32>, value: &str) -> Result<(), String> {
+    *place = match value {
+        DEFAULT => None,
+        value => {
+            let wrong = |_| format!("{value:?} is not a whole number");
+            Some(value.parse().map_err(wrong)?)
+        }
+    };
     Ok(())
 }
 
@@ -102,7 +123,11 @@ mod tests {
     fn a_value_that_cannot_be_is_refused_and_changes_nothing() {
         let mut sampling = Sampling::default();
         insta::assert_snapshot!(sampling.set("top_k", "1.5").unwrap_err(), @r#"cannot set top_k: "1.5" is not a whole number"#);
-        insta::assert_snapshot!(sampling.set("heat", "1").unwrap_err(), @"cannot set heat: can be set: temperature, top_p, top_k, min_p, repeat_penalty, seed, max_tokens");
+        insta::assert_snapshot!(sampling.set("heat", "1").unwrap_err(), @"cannot set heat: can be set: temperature, top_p, top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty, seed, max_tokens");
+        for value in ["NaN", "inf", "-inf", "1e99"] {
+            assert!(sampling.set("temperature", value).is_err(), "{value}");
+        }
+        sampling.set("seed", "-1").unwrap();
         assert_eq!(sampling, Sampling::default());
     }
 }

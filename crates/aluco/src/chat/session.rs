@@ -5,15 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustyline::{
-    Config, Editor, Helper,
-    completion::Completer,
-    error::ReadlineError,
-    highlight::Highlighter,
-    hint::Hinter,
-    history::FileHistory,
-    validate::{ValidationContext, ValidationResult, Validator},
-};
 use tokio::runtime::Runtime;
 
 use super::{
@@ -21,20 +12,16 @@ use super::{
     answer::watch,
     input::{self, Command, Input},
     progress::{Progress, last_part},
+    reader::{Line, Reader},
 };
 use crate::{
     client::{
         Client,
         wire::{ChatRequest, Sampling},
     },
-    failure::{Failure, Outcome, Status},
+    failure::{Outcome, Status},
     render::{printable, say},
 };
-
-const PROMPT: &str = ">>> ";
-
-/// Inputs that are kept in the history file.
-const HISTORY_MAX: usize = 1000;
 
 /// A conversation with its model.
 #[derive(Debug)]
@@ -51,29 +38,10 @@ pub(crate) struct Session {
     pub(crate) has_figures: bool,
     /// Where inputs are kept from one session to the next.
     pub(crate) history: PathBuf,
+    /// The terminal cannot edit lines.
+    pub(crate) is_plain: bool,
     /// The user's folder, for `~`.
     pub(crate) home: Option<PathBuf>,
-}
-
-/// Lets the Enter key end only whole inputs.
-struct Whole;
-
-impl Helper for Whole {}
-impl Completer for Whole {
-    type Candidate = String;
-}
-impl Highlighter for Whole {}
-impl Hinter for Whole {
-    type Hint = String;
-}
-impl Validator for Whole {
-    fn validate(&self, context: &mut ValidationContext) -> rustyline::Result<ValidationResult> {
-        Ok(if input::is_complete(context.input()) {
-            ValidationResult::Valid(None)
-        } else {
-            ValidationResult::Incomplete
-        })
-    }
 }
 
 /// What comes after an input.
@@ -85,35 +53,38 @@ enum Next {
 impl Session {
     /// Talks until the user leaves.
     pub(crate) fn talk(mut self, runtime: &Runtime) -> Outcome {
-        let terminal =
-            |error: ReadlineError| Failure::new(format!("cannot read from the terminal: {error}"));
         let mut listener = runtime.block_on(async { Listener::new() })?;
         if !runtime.block_on(self.load(&mut listener))? {
             return Ok(Status::Interrupted);
         }
-        let config = Config::builder()
-            .max_history_size(HISTORY_MAX)
-            .map_err(terminal)?
-            .history_ignore_space(false)
-            .build();
-        let mut editor: Editor<Whole, FileHistory> =
-            Editor::with_config(config).map_err(terminal)?;
-        editor.set_helper(Some(Whole));
-        self.open_history(&mut editor);
+        let mut reader = if self.is_plain {
+            Reader::plain()
+        } else {
+            Reader::edited(&self.history)?
+        };
         say(&format!(
             "{} · /help shows what you can do, /bye leaves",
             last_part(&self.model)
         ));
+        let mut was_interrupted = false;
         loop {
-            let text = match editor.readline(PROMPT) {
-                Ok(text) => text,
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(Status::Done),
-                Err(error) => return Err(terminal(error)),
+            let text = match reader.read(runtime, &mut listener)? {
+                Line::Text(text) => text,
+                Line::Interrupted { was_empty } => {
+                    if was_empty && was_interrupted {
+                        return Ok(Status::Done);
+                    }
+                    was_interrupted = was_empty;
+                    say(if was_empty {
+                        "Ctrl-C again, /bye or Ctrl-D leaves"
+                    } else {
+                        "/bye or Ctrl-D leaves"
+                    });
+                    continue;
+                }
+                Line::End => return Ok(Status::Done),
             };
-            if !text.trim().is_empty() && editor.add_history_entry(&text).is_ok_and(|added| added) {
-                // A history that cannot be kept is no reason to stop talking.
-                let _ = editor.append_history(&self.history);
-            }
+            was_interrupted = false;
             let next = match input::parse(&text) {
                 Ok(Input::Nothing) => Next::Prompt,
                 Ok(Input::Message(message)) => {
@@ -145,14 +116,6 @@ impl Session {
         };
         progress.clear();
         Ok(is_loaded?)
-    }
-
-    fn open_history(&self, editor: &mut Editor<Whole, FileHistory>) {
-        if let Some(folder) = self.history.parent() {
-            let _ = std::fs::create_dir_all(folder);
-        }
-        // There is none the first time.
-        let _ = editor.load_history(&self.history);
     }
 
     async fn answer(&mut self, message: String, listener: &mut Listener) -> Outcome<()> {
@@ -277,6 +240,7 @@ mod tests {
             sampling: Sampling::default(),
             has_figures: false,
             history: PathBuf::new(),
+            is_plain: false,
             home: Some(PathBuf::from("/home/owl")),
         }
     }

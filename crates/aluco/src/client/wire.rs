@@ -40,6 +40,10 @@ pub(crate) struct Sampling {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) repeat_penalty: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) presence_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frequency_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_tokens: Option<u32>,

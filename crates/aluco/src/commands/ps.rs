@@ -78,7 +78,7 @@ fn row(model: &ModelStatus, now: SystemTime) -> [String; 7] {
         (ModelState::Ready, Some(_)) if model.requests > 0 => "in use".to_owned(),
         (ModelState::Ready, Some(time)) if time <= now => "now".to_owned(),
         (ModelState::Ready, Some(time)) => ago(time, now),
-        (ModelState::Ready, None) => "stopped".to_owned(),
+        (ModelState::Ready, None) => "forever".to_owned(),
     };
     [
         model.name.clone(),

@@ -17,7 +17,8 @@ use crate::{
 struct Target {
     /// As the store calls it.
     name: String,
-    size_bytes: u64,
+    /// None if that cannot be told.
+    size_bytes: Option<u64>,
 }
 
 /// What `--json` writes for each model.
@@ -80,9 +81,16 @@ fn find(store: &Store, name: &str) -> Outcome<Target> {
                 0 => Err(error.into()),
                 size_bytes => Ok(Target {
                     name: name.to_owned(),
-                    size_bytes,
+                    size_bytes: Some(size_bytes),
                 }),
             };
+        }
+        // What cannot be used must be removable too.
+        Err(ModelError::Damaged { .. }) => {
+            return Ok(Target {
+                name: name.to_owned(),
+                size_bytes: None,
+            });
         }
         Err(error) => return Err(error.into()),
     };
@@ -92,7 +100,7 @@ fn find(store: &Store, name: &str) -> Outcome<Target> {
     }
     Ok(Target {
         name: model.name,
-        size_bytes: model.size_bytes,
+        size_bytes: Some(model.size_bytes),
     })
 }
 
@@ -104,12 +112,11 @@ fn confirmed(target: &Target) -> Outcome<bool> {
                 .advise("say it with --yes"),
         );
     }
+    let size = target
+        .size_bytes
+        .map_or_else(String::new, |bytes| format!(" ({})", Size(bytes)));
     let mut output = io::stderr().lock();
-    write!(
-        output,
-        "delete {name} ({})? [y/N] ",
-        Size(target.size_bytes)
-    )?;
+    write!(output, "delete {name}{size}? [y/N] ")?;
     output.flush()?;
     let mut answer = String::new();
     io::stdin()

@@ -5,6 +5,9 @@ mod own_server;
 use std::{
     io::{self, IsTerminal},
     path::PathBuf,
+    sync::mpsc::{RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
 };
 
 use aluco_model::ModelRef;
@@ -24,15 +27,33 @@ use crate::{
     render,
 };
 
+/// How long standard input may take before the wait is explained.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
+
 /// Runs the command.
 pub(crate) fn run(args: &RunArgs, config: &Config, environment: &Environment) -> Outcome {
     let model = absolute(&args.model)?;
     let is_terminal = io::stdin().is_terminal();
-    let piped = (!is_terminal).then(|| io::stdin().lock());
-    let prompt = chat::one_prompt(&args.prompt, piped, config.settings.body_bytes_max)?;
+    let prompt = if is_terminal {
+        chat::one_prompt(&args.prompt, None::<io::Empty>, 0)?
+    } else {
+        let _notice = Notice::of_reading();
+        let input = io::stdin().lock();
+        chat::one_prompt(&args.prompt, Some(input), config.settings.body_bytes_max)?
+    };
     if prompt.is_none() && (args.json || !is_terminal) {
         return Err(Failure::usage("there is nothing to ask")
             .advise(format!("aluco run {} \"why is the sky blue?\"", args.model)));
+    }
+    if prompt.is_none() && !io::stdout().is_terminal() {
+        return Err(
+            Failure::usage("a conversation needs a terminal, and standard output is none").advise(
+                format!(
+                    "ask one question: aluco run {} \"why is the sky blue?\"",
+                    args.model
+                ),
+            ),
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -42,6 +63,26 @@ pub(crate) fn run(args: &RunArgs, config: &Config, environment: &Environment) ->
     match prompt {
         Some(prompt) => runtime.block_on(once(args, config, &model, prompt)),
         None => converse(args, config, environment, model, &runtime),
+    }
+}
+
+/// Says after a while what is being waited for, on a terminal, unless it is dropped first.
+struct Notice {
+    _over: Sender<()>,
+}
+
+impl Notice {
+    fn of_reading() -> Option<Self> {
+        if !io::stderr().is_terminal() {
+            return None;
+        }
+        let (over, waiting) = channel();
+        thread::spawn(move || {
+            if waiting.recv_timeout(NOTICE_AFTER) == Err(RecvTimeoutError::Timeout) {
+                render::say("reading standard input…");
+            }
+        });
+        Some(Self { _over: over })
     }
 }
 
@@ -134,6 +175,7 @@ fn converse(
         history: environment
             .folder("XDG_STATE_HOME", ".local/state")
             .join("aluco/history"),
+        is_plain: chat::is_plain(environment.get("TERM")),
         home: environment.get("HOME").map(PathBuf::from),
     };
     let outcome = session.talk(runtime);

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::PermissionsExt,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Instant,
@@ -29,6 +29,19 @@ struct Terminal {
 
 impl Terminal {
     fn open(home: &Home, args: &[&str]) -> Self {
+        Self::of(home.run(args))
+    }
+
+    fn of(mut command: Command) -> Self {
+        Self::begin(&mut command, None)
+    }
+
+    /// Standard output is not the terminal.
+    fn with_output(command: &mut Command, output: Stdio) -> Self {
+        Self::begin(command, Some(output))
+    }
+
+    fn begin(command: &mut Command, output: Option<Stdio>) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -42,10 +55,9 @@ impl Terminal {
                     .unwrap(),
             )
         };
-        let child = home
-            .run(args)
+        let child = command
             .stdin(side())
-            .stdout(side())
+            .stdout(output.unwrap_or_else(side))
             .stderr(side())
             .spawn()
             .unwrap();
@@ -202,9 +214,57 @@ fn ctrl_c_stops_an_answer_which_stays_as_far_as_it_came() {
     terminal.press("/show\r");
     terminal.expect("messages       2");
     terminal.prompt();
-    // At the prompt, Ctrl-C leaves.
+    // At the prompt, Ctrl-C takes back what is typed, and leaves only if it comes twice.
+    terminal.press("/bye no\x03");
+    terminal.expect("/bye or Ctrl-D leaves");
+    terminal.prompt();
+    terminal.press("\x03");
+    terminal.expect("Ctrl-C again, ");
+    terminal.prompt();
+    terminal.press("/show\r");
+    terminal.expect("messages       2");
+    terminal.prompt();
+    terminal.press("\x03");
+    terminal.expect("Ctrl-C again, ");
+    terminal.prompt();
     terminal.press("\x03");
     assert_eq!(terminal.status(), Some(0));
+}
+
+#[test]
+fn a_terminal_that_moves_no_cursor_can_be_talked_at_and_left() {
+    let home = Home::with(&Script {
+        echo: true,
+        ..Script::default()
+    });
+    let mut command = home.run(&["--no-stats"]);
+    command.env("TERM", "dumb");
+    let mut terminal = Terminal::of(command);
+    terminal.prompt();
+    terminal.press("\"\"\"one\n");
+    terminal.expect("... ");
+    terminal.press("two\"\"\"\n");
+    terminal.expect("one\r\ntwo\r\n");
+    terminal.prompt();
+    // A terminal without an editor sends Ctrl-C as a signal.
+    kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
+    terminal.expect("Ctrl-C again, ");
+    terminal.prompt();
+    kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
+    assert_eq!(terminal.status(), Some(0));
+}
+
+#[test]
+fn a_conversation_is_not_written_to_a_file() {
+    let home = Home::with(&Script::default());
+    let out = home.path().join("out.txt");
+    let mut command = home.run(&[]);
+    let mut terminal =
+        Terminal::with_output(&mut command, Stdio::from(File::create(&out).unwrap()));
+    terminal.expect("standard output is none");
+    terminal.expect("ask one question: aluco run model.gguf");
+    assert_eq!(terminal.status(), Some(2));
+    assert_eq!(fs::read_to_string(out).unwrap(), "");
 }
 
 #[test]

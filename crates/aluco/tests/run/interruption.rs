@@ -1,11 +1,13 @@
 //! Ctrl-C, and a reader that goes away.
 
 use std::{
+    fs,
     io::Read,
     process::{Child, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use aluco_fake_worker::Script;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::home::{Home, PATIENCE, assert_gone, children, endless};
@@ -70,6 +72,44 @@ fn ctrl_c_ends_an_answer_with_130_and_leaves_no_process() {
         .read_to_string(&mut said)
         .unwrap();
     assert_eq!(said, "");
+}
+
+#[test]
+fn ctrl_c_at_a_bench_keeps_what_was_measured() {
+    let home = Home::with(&Script::default());
+    let journal = home.path().join("journal");
+    Script {
+        delay_ms: 1000,
+        journal: Some(journal.clone()),
+        ..Script::default()
+    }
+    .write(&home.model())
+    .unwrap();
+    let flags = "bench model.gguf -p 8 -n 0 -r 1 -ub 64,128,256 -o jsonl --worker";
+    let mut child = home
+        .aluco(&flags.split(' ').collect::<Vec<_>>())
+        .arg(aluco_fake_worker::binary())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while fs::read_to_string(&journal)
+        .unwrap_or_default()
+        .lines()
+        .count()
+        < 2
+    {
+        assert!(begun.elapsed() < PATIENCE, "no second measurement begins");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&child, Signal::INT);
+    assert_eq!(ended(&mut child).code(), Some(130));
+    let mut records = String::new();
+    let output = child.stdout.as_mut().unwrap();
+    output.read_to_string(&mut records).unwrap();
+    assert!((1..3).contains(&records.lines().count()), "{records}");
+    assert!(records.starts_with("{\"build_commit\""), "{records}");
 }
 
 #[test]

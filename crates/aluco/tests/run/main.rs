@@ -1,7 +1,9 @@
-//! `aluco run`, `aluco ps` and `aluco stop` as a user sees them, with a worker that only pretends.
+//! `aluco run`, `aluco serve` and the smaller commands as a user sees them, with a worker that only pretends.
 
 mod at_a_server;
 mod at_a_terminal;
 mod home;
 mod interruption;
 mod one_shot;
+mod serving;
+mod store;

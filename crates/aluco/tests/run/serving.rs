@@ -1,0 +1,65 @@
+//! `aluco serve` under adverse conditions.
+
+use std::{
+    fs::OpenOptions,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use aluco_fake_worker::Script;
+
+use crate::home::{Home, PATIENCE};
+
+/// Ends the server when a test ends, however that does.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_no_answer() {
+    let home = Home::with(&Script::default());
+    // With its log lost, the server cannot tell which port it took.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let port = address.port().to_string();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let _server = Guard(
+        home.aluco(&["serve", "--port", &port, "--log-level", "trace"])
+            .stdin(Stdio::null())
+            .stderr(full)
+            .spawn()
+            .unwrap(),
+    );
+    let address = address.to_string();
+    let begun = Instant::now();
+    let answer = loop {
+        match get(&address, "/health") {
+            Ok(answer) => break answer,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+    let answer = get(&address, "/nowhere").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+}
