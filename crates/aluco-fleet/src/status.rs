@@ -19,6 +19,7 @@ pub struct WorkerSummary {
     /// Who it is.
     pub hello: WorkerHello,
     /// When it was started.
+    #[serde(serialize_with = "aluco_model::rfc3339::serialize")]
     pub started_at: SystemTime,
     /// How often this worker has been started again after a death.
     pub restarts: u32,
@@ -38,6 +39,7 @@ pub struct ModelSummary {
     /// Requests in flight.
     pub requests: usize,
     /// When it will be unloaded if nobody asks for it. `None`: not by time.
+    #[serde(serialize_with = "aluco_model::rfc3339::serialize_option")]
     pub expires_at: Option<SystemTime>,
 }
 

@@ -6,6 +6,7 @@ pub mod gguf;
 mod hub;
 mod info;
 mod name;
+pub mod rfc3339;
 mod store;
 
 pub use catalogue::{CatalogueEntry, catalogue};

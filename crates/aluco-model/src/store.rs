@@ -56,6 +56,7 @@ pub struct StoredModel {
     /// Bytes of all files.
     pub size_bytes: u64,
     /// When it came here.
+    #[serde(serialize_with = "crate::rfc3339::serialize")]
     pub modified: SystemTime,
 }
 
@@ -184,11 +185,6 @@ impl Store {
             Removal::Hub(hub) => hub_cache::removable_bytes(&self.config.hub_cache, &hub),
             Removal::Nothing => Ok(None),
         }
-    }
-
-    /// The same, with 0 for nothing.
-    pub fn unfinished_bytes(&self, name: &str) -> Result<u64, ModelError> {
-        Ok(self.removable_bytes(name)?.unwrap_or(0))
     }
 
     /// What a name means where it is to be deleted. An import counts by its folder, since a damaged one must be removable too;

@@ -162,6 +162,14 @@ fn text_or_nothing<'de, D: serde::Deserializer<'de>>(
     Ok(value.as_str().map(str::to_owned))
 }
 
+fn time_or_nothing<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SystemTime>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let time = text.map(|text| humantime::parse_rfc3339(&text));
+    time.transpose().map_err(serde::de::Error::custom)
+}
+
 /// Answer of `/health`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Health {
@@ -190,6 +198,8 @@ pub(crate) struct ModelStatus {
     pub(crate) activity: Option<Activity>,
     #[serde(default)]
     pub(crate) requests: u64,
+    /// Absent: not by time.
+    #[serde(default, deserialize_with = "time_or_nothing")]
     pub(crate) expires_at: Option<SystemTime>,
 }
 
@@ -244,6 +254,8 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -277,7 +289,7 @@ mod tests {
                 { "name": "a", "state": { "loading": { "progress": 0.5 } }, "loaded": null, "activity": null,
                   "requests": 1, "expires_at": null },
                 { "name": "b", "state": "ready", "loaded": null, "activity": null, "requests": 0,
-                  "expires_at": SystemTime::UNIX_EPOCH },
+                  "expires_at": "1970-01-01T00:00:05Z" },
             ],
         }))
         .unwrap();
@@ -286,6 +298,7 @@ mod tests {
             ModelState::Loading { progress: 0.5 }
         );
         assert_eq!(status.models[1].state, ModelState::Ready);
-        assert_eq!(status.models[1].expires_at, Some(SystemTime::UNIX_EPOCH));
+        let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+        assert_eq!(status.models[1].expires_at, Some(expires_at));
     }
 }

@@ -126,16 +126,17 @@ mod tests {
             { "device": "CPU_REPACK", "weights_bytes": 100 << 20, "context_bytes": 0, "compute_bytes": 3 << 19 },
             { "device": "Vulkan0", "weights_bytes": 3_u64 << 30, "context_bytes": 3 << 29, "compute_bytes": 0 },
         ]);
+        let time = |time| humantime::format_rfc3339(time).to_string();
         let models: Vec<ModelStatus> = serde_json::from_value(serde_json::json!([
             { "name": "smollm2:135m", "state": { "loading": { "progress": 0.426 } }, "requests": 2 },
             { "name": "unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M", "state": "ready", "requests": 0,
               "loaded": { "context_tokens": 32768, "sequences_max": 4, "memory": memory },
               "activity": { "sequences_running": 0, "memory": [] },
-              "expires_at": now + Duration::from_secs(240) },
+              "expires_at": time(now + Duration::from_secs(240)) },
             { "name": "owl", "state": "ready", "requests": 3,
               "loaded": { "context_tokens": 4096, "sequences_max": 1, "memory": [] },
               "activity": { "sequences_running": 1 },
-              "expires_at": now },
+              "expires_at": time(now) },
             { "name": "kept", "state": "ready" },
         ]))
         .unwrap();

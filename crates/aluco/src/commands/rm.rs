@@ -17,8 +17,7 @@ use crate::{
 struct Target {
     /// As the store calls it.
     name: String,
-    /// None if that cannot be told.
-    size_bytes: Option<u64>,
+    size_bytes: u64,
 }
 
 /// What `--json` writes for each model.
@@ -72,25 +71,23 @@ fn tell(name: &str, freed_bytes: u64) {
     }
 }
 
-/// The model of this name, or the download of it that never ended, which takes space like a model.
+/// The model of this name or, since they take space like a model, the rest of one: a download that never ended, a deletion that was
+/// broken off, a damaged import.
 fn find(store: &Store, name: &str) -> Outcome<Target> {
     let model = match store.find(name) {
         Ok(model) => model,
-        Err(error @ ModelError::NotFound { .. }) => {
-            return match store.unfinished_bytes(name)? {
-                0 => Err(error.into()),
-                size_bytes => Ok(Target {
+        Err(
+            error @ (ModelError::NotFound { .. }
+            | ModelError::Damaged { .. }
+            | ModelError::ImportVersion { .. }),
+        ) => {
+            return match store.removable_bytes(name)? {
+                Some(size_bytes) => Ok(Target {
                     name: name.to_owned(),
-                    size_bytes: Some(size_bytes),
+                    size_bytes,
                 }),
+                None => Err(error.into()),
             };
-        }
-        // What cannot be used must be removable too.
-        Err(ModelError::Damaged { .. }) => {
-            return Ok(Target {
-                name: name.to_owned(),
-                size_bytes: None,
-            });
         }
         Err(error) => return Err(error.into()),
     };
@@ -100,7 +97,7 @@ fn find(store: &Store, name: &str) -> Outcome<Target> {
     }
     Ok(Target {
         name: model.name,
-        size_bytes: Some(model.size_bytes),
+        size_bytes: model.size_bytes,
     })
 }
 
@@ -112,11 +109,9 @@ fn confirmed(target: &Target) -> Outcome<bool> {
                 .advise("say it with --yes"),
         );
     }
-    let size = target
-        .size_bytes
-        .map_or_else(String::new, |bytes| format!(" ({})", Size(bytes)));
+    let size = Size(target.size_bytes);
     let mut output = io::stderr().lock();
-    write!(output, "delete {name}{size}? [y/N] ")?;
+    write!(output, "delete {name} ({size})? [y/N] ")?;
     output.flush()?;
     let mut answer = String::new();
     io::stdin()

@@ -87,6 +87,11 @@ fn a_running_server_is_used_listed_freed_and_stopped() {
         serde_json::from_str(&stdout(&mut aluco(&["ps", "--json"]))).unwrap();
     assert_eq!(json["models"][0]["state"], "ready");
     assert_eq!(json["models"][0]["loaded"]["context_tokens"], 4096);
+    let expires_at = json["models"][0]["expires_at"].as_str().unwrap();
+    assert!(
+        expires_at.ends_with('Z') && expires_at.contains('T'),
+        "{expires_at}"
+    );
 
     for expected in ["model.gguf is unloaded\n", "model.gguf was not loaded\n"] {
         aluco(&["stop", "model.gguf"])
