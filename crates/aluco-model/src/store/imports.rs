@@ -13,6 +13,8 @@
 //! A model appears by the renaming of its folder when everything in it is on the disk, and disappears by renaming too. So whatever
 //! kills the process, a model is whole or absent; the leftovers are folders that nobody has locked, and [`sweep`] deletes them.
 
+mod manifest;
+
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
@@ -21,19 +23,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::manifest::{MANIFEST, MANIFEST_VERSION, Manifest, ManifestFile};
 use super::{FreeSpace, ModelSource, StoredModel, entries, lock::Lock, parts_of, sync_folder};
 use crate::{
     ModelError, ShortName,
     name::variant::{quant_label, split_part, strip_gguf},
 };
 
-const MANIFEST: &str = "manifest.json";
-const MANIFEST_VERSION: u32 = 1;
-/// A manifest has some hundred bytes per file.
-const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const INCOMING: &str = ".incoming-";
 const TRASH: &str = ".trash-";
 const COPY_BUFFER_BYTES: usize = 1024 * 1024;
@@ -70,27 +68,10 @@ pub struct ImportProgress {
     pub total_bytes: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    name: ShortName,
-    files: Vec<ManifestFile>,
-    size_bytes: u64,
-    source: PathBuf,
-    imported_at_s: u64,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct ManifestFile {
-    name: String,
-    size_bytes: u64,
-    sha256: String,
-}
-
 /// The import of exactly this name.
 pub(super) fn find(models: &Path, name: &ShortName) -> Result<Option<StoredModel>, ModelError> {
     let folder = models.join(folder_of(name));
-    match read_manifest(&folder)? {
+    match Manifest::read(&folder)? {
         Some(manifest) => stored(&folder, &manifest).map(Some),
         None => Ok(None),
     }
@@ -98,7 +79,7 @@ pub(super) fn find(models: &Path, name: &ShortName) -> Result<Option<StoredModel
 
 /// The import of this name, if it is there as a whole. `None` if nothing is there, or something damaged.
 fn find_whole(folder: &Path) -> Result<Option<(Manifest, StoredModel)>, ModelError> {
-    let Some(manifest) = none_if_damaged(read_manifest(folder))?.flatten() else {
+    let Some(manifest) = none_if_damaged(Manifest::read(folder))?.flatten() else {
         return Ok(None);
     };
     let model = none_if_damaged(stored(folder, &manifest))?;
@@ -166,33 +147,6 @@ fn names(models: &Path) -> Result<Vec<ShortName>, ModelError> {
 
 fn folder_of(name: &ShortName) -> String {
     name.as_str().replacen(':', "@", 1)
-}
-
-fn read_manifest(folder: &Path) -> Result<Option<Manifest>, ModelError> {
-    let path = folder.join(MANIFEST);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ModelError::io("read", &path)(error)),
-    };
-    let damaged = |reason: String| ModelError::Damaged {
-        path: path.clone(),
-        reason,
-    };
-    let manifest: Manifest =
-        serde_json::from_reader(io::BufReader::new(file.take(MANIFEST_BYTES_MAX)))
-            .map_err(|error| damaged(error.to_string()))?;
-    if manifest.version != MANIFEST_VERSION {
-        return Err(ModelError::ImportVersion {
-            path: folder.to_owned(),
-            version: manifest.version,
-        });
-    }
-    let plain = |file: &ManifestFile| !file.name.contains('/') && strip_gguf(&file.name).is_some();
-    if manifest.files.is_empty() || !manifest.files.iter().all(plain) {
-        return Err(damaged("its list of files makes no sense".into()));
-    }
-    Ok(Some(manifest))
 }
 
 fn stored(folder: &Path, manifest: &Manifest) -> Result<StoredModel, ModelError> {
@@ -272,7 +226,7 @@ pub(super) fn import(
             .unwrap_or_default()
             .as_secs(),
     };
-    write_manifest(&incoming.folder, &manifest)?;
+    manifest.write(&incoming.folder)?;
     {
         let _lock = Lock::wait(&models.join(".lock"))?;
         if let Some(existing) = find_whole(&finished)?
@@ -542,18 +496,6 @@ fn bytes_of(folder: &Path) -> Result<u64, ModelError> {
         }
     }
     Ok(bytes)
-}
-
-fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), ModelError> {
-    let path = folder.join(MANIFEST);
-    let mut text = serde_json::to_vec_pretty(manifest)
-        .map_err(|error| ModelError::io("write", &path)(io::Error::other(error)))?;
-    text.push(b'\n');
-    let mut file = File::create(&path).map_err(ModelError::io("create", &path))?;
-    file.write_all(&text)
-        .and_then(|()| file.sync_all())
-        .map_err(ModelError::io("write", &path))?;
-    sync_folder(folder)
 }
 
 /// A second file with the same bytes, shared until one of them changes. False if the file system cannot, or if the two are on
