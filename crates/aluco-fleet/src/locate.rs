@@ -79,8 +79,8 @@ fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
         .max_by_key(|(index, candidate)| {
             (
                 backend_rank(&candidate.hello),
-                cpu_rank(&candidate.hello.cpu_level),
                 version_rank(&candidate.hello.version),
+                cpu_rank(&candidate.hello.cpu_level),
                 Reverse(*index),
             )
         })
@@ -308,13 +308,15 @@ mod tests {
     }
 
     #[test]
-    fn among_one_backend_the_higher_cpu_level_wins_then_the_newer_version_then_the_first() {
+    fn among_one_backend_the_newest_wins_then_the_higher_cpu_level_then_the_first() {
         let old = candidate("v3-old", Backend::Cpu, false, "x86-64-v3", "0.9.0");
         let new = candidate("v3-new", Backend::Cpu, false, "x86-64-v3", "0.10.0");
         let same = candidate("v3-same", Backend::Cpu, false, "x86-64-v3", "0.10.0");
-        let high = candidate("v4", Backend::Cpu, false, "x86-64-v4", "0.1.0");
+        let high = candidate("v4", Backend::Cpu, false, "x86-64-v4", "0.10.0");
         assert_eq!(best_name(&[old.clone(), high, new.clone()]), "v4");
-        assert_eq!(best_name(&[old, new, same]), "v3-new");
+        assert_eq!(best_name(&[old.clone(), new.clone(), same]), "v3-new");
+        let old_high = candidate("v4-old", Backend::Cpu, false, "x86-64-v4", "0.9.0");
+        assert_eq!(best_name(&[old_high, old, new]), "v3-new");
     }
 
     #[test]
