@@ -15,10 +15,6 @@ pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::O
 }
 
 /// Writes a time or nothing.
-#[expect(
-    clippy::ref_option,
-    reason = "serde hands over a reference to the field"
-)]
 pub fn serialize_option<S: Serializer>(
     time: &Option<SystemTime>,
     serializer: S,
