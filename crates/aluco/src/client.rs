@@ -7,7 +7,10 @@ pub(crate) mod wire;
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header::CONTENT_TYPE};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -39,6 +42,9 @@ impl Client {
         let invalid = || ClientError::InvalidUrl { url: url.clone() };
         let parsed = Url::parse(&url).map_err(|_| invalid())?;
         let host = parsed.host_str().ok_or_else(invalid)?;
+        if let Some(key) = api_key {
+            HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| ClientError::InvalidKey)?;
+        }
         let is_encrypted = match parsed.scheme() {
             "https" => true,
             "http" => false,
@@ -161,7 +167,8 @@ impl Client {
 
     fn refusal(&self, status: StatusCode, answer: Option<ErrorAnswer>, text: &str) -> ClientError {
         let Some(ErrorAnswer { error }) = answer else {
-            let quote: String = text.trim().chars().take(QUOTE_MAX).collect();
+            let line: Vec<&str> = text.split_whitespace().collect();
+            let quote: String = line.join(" ").chars().take(QUOTE_MAX).collect();
             return ClientError::Broken {
                 url: self.url.clone(),
                 reason: format!("unexpected answer {status} {quote}")
@@ -205,9 +212,9 @@ mod tests {
     #[test]
     fn a_foreign_error_page_is_quoted_in_part() {
         let client = Client::new("http://127.0.0.1:1", None).unwrap();
-        let error = client.refusal(StatusCode::BAD_GATEWAY, None, &"x".repeat(1000));
+        let error = client.refusal(StatusCode::BAD_GATEWAY, None, &"<p>\n\n x".repeat(1000));
         let text = error.to_string();
         assert!(text.contains("502 Bad Gateway"), "{text}");
-        assert!(text.len() < 300, "{text}");
+        assert!(text.len() < 300 && !text.contains('\n'), "{text}");
     }
 }

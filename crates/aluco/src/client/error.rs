@@ -25,6 +25,9 @@ pub(crate) enum ClientError {
         /// As it was given.
         url: String,
     },
+    /// The key cannot be put into a request.
+    #[error("the API key cannot be sent: it holds a character that no HTTP header takes")]
+    InvalidKey,
     /// The key is missing or wrong.
     #[error("the server at {url} does not accept the API key: {message}")]
     Key {
@@ -84,18 +87,16 @@ impl From<ClientError> for Failure {
                     Some(reason) => format!("{message}: {reason}"),
                     None => message,
                 };
-                Self::new(message).advise("start one with: aluco serve")
-            }
-            ClientError::NotAluco { .. } => {
-                Self::new(message).advise("name another with --url, or start one with: aluco serve")
-            }
-            ClientError::InvalidUrl { .. } => {
-                Self::new(message).advise("it looks like http://127.0.0.1:13313")
+                Self::new(message)
             }
             ClientError::Key { .. } => {
                 Self::new(message).advise("set ALUCO_API_KEY to a key that the server knows")
             }
-            ClientError::Refused { .. } | ClientError::Broken { .. } => Self::new(message),
+            ClientError::NotAluco { .. }
+            | ClientError::InvalidUrl { .. }
+            | ClientError::InvalidKey
+            | ClientError::Refused { .. }
+            | ClientError::Broken { .. } => Self::new(message),
         }
     }
 }

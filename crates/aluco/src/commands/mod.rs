@@ -2,6 +2,7 @@
 
 mod bench;
 mod config;
+mod connection;
 mod documents;
 mod import;
 mod list;

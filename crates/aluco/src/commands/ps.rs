@@ -5,7 +5,10 @@ use std::{
     time::SystemTime,
 };
 
-use super::run::{configured, current_thread};
+use super::{
+    connection::{configured, told},
+    run::current_thread,
+};
 use crate::{
     cli::PsArgs,
     client::wire::{Memory, ModelState, ModelStatus},
@@ -16,14 +19,17 @@ use crate::{
 
 /// Runs the command.
 pub(crate) fn run(args: &PsArgs, config: &Config) -> Outcome {
-    let client = configured(&config.settings)?;
+    let client = configured(config)?;
     let runtime = current_thread()?;
+    let told = |error| told(config, error);
+    // Another server would answer with a page of its own.
+    runtime.block_on(client.check()).map_err(told)?;
     if args.json {
-        let status = runtime.block_on(client.status_json())?;
+        let status = runtime.block_on(client.status_json()).map_err(told)?;
         render::print_json(&status)?;
         return Ok(Status::Done);
     }
-    let status = runtime.block_on(client.status())?;
+    let status = runtime.block_on(client.status()).map_err(told)?;
     if status.models.is_empty() {
         say(&format!("no model is loaded at {}", client.url()));
         return Ok(Status::Done);

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use self::own_server::OwnServer;
+use super::connection::{configured, told};
 use crate::{
     chat::{self, Answer, Conversation, End, Listener, Session, Show},
     cli::RunArgs,
@@ -22,7 +23,7 @@ use crate::{
         Client, ClientError,
         wire::{ChatRequest, Sampling, Timings, Usage},
     },
-    config::{Config, Environment, Origin, Part, Settings},
+    config::{Config, Environment, Origin, Part},
     failure::{Failure, Outcome, Status},
     render,
 };
@@ -205,7 +206,7 @@ impl Server {
             }
             return OwnServer::start(settings, model).await.map(Self::Own);
         }
-        let client = configured(settings)?;
+        let client = configured(config)?;
         match client.check().await {
             Ok(()) => Ok(Self::Running(client)),
             Err(ClientError::NoServer { .. } | ClientError::NotAluco { .. })
@@ -213,7 +214,7 @@ impl Server {
             {
                 OwnServer::start(settings, model).await.map(Self::Own)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(told(config, error)),
         }
     }
 
@@ -229,12 +230,6 @@ impl Server {
             server.close().await;
         }
     }
-}
-
-/// A client of the server that the configuration names.
-pub(super) fn configured(settings: &Settings) -> Outcome<Client> {
-    let key = settings.api_keys.first().map(String::as_str);
-    Ok(Client::new(&settings.server_url(), key)?)
 }
 
 /// A runtime for a few requests.

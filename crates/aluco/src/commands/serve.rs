@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, lookup_host};
 use super::run::absolute;
 use crate::{
     cli::ServeArgs,
-    config::{Config, Settings},
+    config::Config,
     engine,
     failure::{Failure, Outcome, Status},
     log,
@@ -33,12 +33,13 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(settings, models))
+    runtime.block_on(serve(config, models))
 }
 
-async fn serve(settings: &Settings, models: Vec<String>) -> Outcome {
+async fn serve(config: &Config, models: Vec<String>) -> Outcome {
+    let settings = &config.settings;
     let mut signals = Signals::new()?;
-    let listener = listen(settings).await?;
+    let listener = listen(config).await?;
     let fleet = Fleet::new(engine::fleet(settings));
     // A name that is not here must not be found out by the first client.
     for model in &models {
@@ -76,16 +77,25 @@ async fn serve(settings: &Settings, models: Vec<String>) -> Outcome {
 }
 
 /// Listens at the first address of the configured host that works, unless the world could reach it without a key.
-async fn listen(settings: &Settings) -> Outcome<TcpListener> {
-    let name = settings.address();
-    let addresses: Vec<SocketAddr> = lookup_host(&name)
+async fn listen(config: &Config) -> Outcome<TcpListener> {
+    let settings = &config.settings;
+    let address = settings.address();
+    let origin = config.named_by(&["host", "port"]);
+    let name = origin.as_ref().map_or_else(
+        || address.clone(),
+        |origin| format!("{address} (from {origin})"),
+    );
+    let addresses: Vec<SocketAddr> = lookup_host(&address)
         .await
         .map_err(|error| Failure::new(format!("cannot listen at {name}: {error}")))?
         .collect();
     for address in &addresses {
-        if let Some(refusal) = aluco_server::bind_refusal(address, &settings.api_keys) {
+        if let Some(mut refusal) = aluco_server::bind_refusal(address, &settings.api_keys) {
+            if let Some(origin) = origin {
+                refusal = format!("{refusal} (the address is from {origin})");
+            }
             return Err(Failure::new(refusal).advise(
-                "set a key (ALUCO_API_KEY, or api_keys in the configuration file), or listen at 127.0.0.1",
+                "set a key (ALUCO_API_KEY, or api_keys in the configuration file), or listen at 127.0.0.1 (--host)",
             ));
         }
     }

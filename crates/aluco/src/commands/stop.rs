@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::run::{absolute, configured, current_thread};
+use super::{
+    connection::{configured, told},
+    run::{absolute, current_thread},
+};
 use crate::{
     cli::StopArgs,
     client::{Client, ClientError},
@@ -22,10 +25,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the command.
 pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
-    let client = configured(&config.settings)?;
+    let client = configured(config)?;
     let runtime = current_thread()?;
+    let told = |error| told(config, error);
+    // Another server must not be asked for anything.
+    runtime.block_on(client.check()).map_err(told)?;
     if let Some(model) = &args.model {
-        let unloaded = runtime.block_on(client.unload(&absolute(model)?))?;
+        let unloaded = runtime
+            .block_on(client.unload(&absolute(model)?))
+            .map_err(told)?;
         if args.json {
             render::print_json(&json!({ "model": model, "unloaded": unloaded }))?;
         } else if unloaded {

@@ -155,6 +155,19 @@ impl Config {
         &self.origins[index]
     }
 
+    /// The variables and files that gave these keys their values; `None` if all have their defaults or come from flags, which whoever
+    /// typed them knows.
+    pub(crate) fn named_by(&self, names: &[&str]) -> Option<String> {
+        let mut sources: Vec<String> = names
+            .iter()
+            .map(|name| self.origin(name))
+            .filter(|origin| matches!(origin, Origin::File { .. } | Origin::Environment(_)))
+            .map(ToString::to_string)
+            .collect();
+        sources.dedup();
+        (!sources.is_empty()).then(|| sources.join(" and "))
+    }
+
     /// The keys, in the order of the table, each with its origin.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'static Key, &Origin)> {
         KEYS.iter().zip(&self.origins)

@@ -120,7 +120,7 @@ fn a_running_server_is_used_listed_freed_and_stopped() {
             .code(1)
             .stdout("")
             .stderr(format!(
-                "error: no server at {url}\n  start one with: aluco serve\n"
+                "error: no server at {url}\n  start it there, or name another with --url\n"
             ));
     }
 }
@@ -174,10 +174,20 @@ fn who_is_no_aluco_server_is_told_apart() {
                 .await;
         }
     });
-    home.aluco(&["run", "x", "hello", "--url", &url])
-        .assert()
-        .code(1)
-        .stderr(format!(
-            "error: what answers at {url} is not an Aluco server\n  name another with --url, or start one with: aluco serve\n"
-        ));
+    for args in [
+        &["run", "x", "hello"][..],
+        &["ps"],
+        &["ps", "--json"],
+        &["stop"],
+        &["stop", "x"],
+    ] {
+        home.aluco(args)
+            .env("OLLAMA_HOST", format!("{url}/owl"))
+            .assert()
+            .code(1)
+            .stdout("")
+            .stderr(format!(
+                "error: what answers at {url}/owl (from env OLLAMA_HOST) is not an Aluco server\n  name another with --url or ALUCO_URL\n"
+            ));
+    }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use aluco_fake_worker::Script;
+use assert_cmd::assert::OutputAssertExt;
 
 use crate::home::{Home, PATIENCE};
 
@@ -62,4 +63,23 @@ fn a_log_that_cannot_be_written_costs_no_answer() {
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
     let answer = get(&address, "/nowhere").unwrap();
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+}
+
+#[test]
+fn an_address_that_another_programs_variable_gave_is_told_with_that_variable() {
+    let home = Home::with(&Script::default());
+    let serve = |host: &str| {
+        let assert = home.aluco(&["serve"]).env("OLLAMA_HOST", host).assert();
+        let failed = assert.code(1).stdout("");
+        String::from_utf8_lossy(&failed.get_output().stderr).into_owned()
+    };
+    let said = serve("0.0.0.0:0");
+    let origin = "(the address is from env OLLAMA_HOST)";
+    assert!(said.contains(origin), "{said}");
+    assert!(said.contains("set a key"), "{said}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = serve(&address);
+    let expected = format!("cannot listen at {address} (from env OLLAMA_HOST): ");
+    assert!(said.contains(&expected), "{said}");
 }
