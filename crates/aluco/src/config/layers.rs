@@ -226,6 +226,10 @@ impl Stack {
 
     /// The token that `hf auth login` leaves in a file. A file that cannot be read is as good as none: most downloads need no token.
     fn add_hub_token(&mut self, environment: &Environment) {
+        let in_home = |path: &str| match Path::new(path).strip_prefix("~") {
+            Ok(rest) => environment.home().join(rest),
+            Err(_) => PathBuf::from(path),
+        };
         let path = environment.get("HF_TOKEN_PATH").map_or_else(
             || {
                 environment
@@ -236,11 +240,11 @@ impl Stack {
                                 .folder("XDG_CACHE_HOME", ".cache")
                                 .join("huggingface")
                         },
-                        PathBuf::from,
+                        in_home,
                     )
                     .join("token")
             },
-            PathBuf::from,
+            in_home,
         );
         if self.settings.hub_token.is_none()
             && let Ok(token) = read_bounded(&path)
@@ -495,6 +499,9 @@ mod tests {
         let config = load(&[("HF_HOME", home)].into(), &folder.files("", ""), &[]).unwrap();
         assert_eq!(config.settings.hub_token.as_deref(), Some("hf_from_file"));
         assert!(config.origin("hub_token").to_string().ends_with("/token"));
+        let environment = [("HOME", home), ("HF_HOME", "~")].into();
+        let config = load(&environment, &folder.files("", ""), &[]).unwrap();
+        assert_eq!(config.settings.hub_token.as_deref(), Some("hf_from_file"));
         let environment = [("HF_HOME", home), ("HF_TOKEN", "hf_from_env")].into();
         let config = load(&environment, &folder.files("", ""), &[]).unwrap();
         assert_eq!(config.settings.hub_token.as_deref(), Some("hf_from_env"));

@@ -101,6 +101,10 @@ fn a_running_server_is_used_listed_freed_and_stopped() {
     }
     assert_eq!(stdout(&mut aluco(&["ps"])), "");
 
+    let json = stdout(&mut aluco(&["stop", "model.gguf", "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["unloaded"], false);
+
     aluco(&["stop"])
         .assert()
         .success()
