@@ -51,6 +51,8 @@ for shell in bash zsh fish; do
 done
 sed "s|@BINDIR@|$prefix/bin|" "$here/../packaging/aluco.service" >"$made/aluco.service"
 
+# Workers of an older build would be taken for good ones.
+rm -f -- "$to"/libexec/aluco/aluco-worker-*
 install -D -m 755 -- "$built/aluco" "$to/bin/aluco"
 install -D -m 755 -t "$to/libexec/aluco" -- "${workers[@]}"
 install -D -m 644 -t "$to/share/man/man1" -- "$made"/man/*.1
