@@ -457,6 +457,7 @@ impl Model {
             requests_waiting: requests - running,
             cells_used: 0,
             cells_total: self.loaded.context_tokens,
+            prefix_cache_bytes: 0,
             prefill_tokens: self.counters.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.counters.decode_tokens.load(Ordering::Relaxed),
             memory: memory(),

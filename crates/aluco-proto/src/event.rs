@@ -145,6 +145,9 @@ pub struct ModelActivity {
     pub cells_used: u32,
     /// KV cells in all.
     pub cells_total: u32,
+    /// Bytes of prompts that are kept for the next ones.
+    #[serde(default)]
+    pub prefix_cache_bytes: u64,
     /// Prompt tokens computed since the load.
     pub prefill_tokens: u64,
     /// Tokens generated since the load.

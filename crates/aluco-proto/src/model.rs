@@ -57,6 +57,8 @@ pub struct LoadOptions {
     pub gpu_layers: Option<u32>,
     /// How the weights are read.
     pub weight_loading: WeightLoading,
+    /// Most bytes of memory for prompts that were computed before. `None`: a sixteenth of the machine's memory, at most 8 GiB.
+    pub prefix_cache_bytes: Option<u64>,
     /// Jinja source to use in place of the model's own chat template.
     pub chat_template: Option<String>,
 }
@@ -74,6 +76,7 @@ impl Default for LoadOptions {
             flash_attention: FlashAttention::Auto,
             gpu_layers: None,
             weight_loading: WeightLoading::Auto,
+            prefix_cache_bytes: None,
             chat_template: None,
         }
     }

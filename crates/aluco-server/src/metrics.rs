@@ -45,6 +45,7 @@ struct FleetGauges {
     waiting: Family<ModelLabels, Gauge>,
     cells: Family<CellLabels, Gauge>,
     memory: Family<MemoryLabels, Gauge<u64, AtomicU64>>,
+    prefix_cache: Family<ModelLabels, Gauge<u64, AtomicU64>>,
     restarts: Gauge<u32, AtomicU32>,
     workers: Gauge<i64, AtomicI64>,
 }
@@ -163,6 +164,12 @@ impl Metrics {
             Unit::Bytes,
             fleet.memory,
         );
+        r.register_with_unit(
+            "prefix_cache",
+            "Prompts that are kept for the next ones",
+            Unit::Bytes,
+            fleet.prefix_cache,
+        );
         r.register(
             "worker_restarts",
             "Deaths of workers after which another was started",
@@ -237,6 +244,7 @@ impl FleetGauges {
         self.waiting.clear();
         self.cells.clear();
         self.memory.clear();
+        self.prefix_cache.clear();
         self.workers.set(status.workers.len() as i64);
         if let Some(worker) = status.workers.first() {
             self.restarts.set(worker.restarts);
@@ -266,6 +274,9 @@ impl FleetGauges {
                     .get_or_create(&CellLabels { model, state })
                     .set(count.into());
             }
+            self.prefix_cache
+                .get_or_create(&labels)
+                .set(activity.prefix_cache_bytes);
             for memory in &activity.memory {
                 for (kind, bytes) in [
                     ("weights", memory.weights_bytes),

@@ -14,6 +14,7 @@ mod log;
 pub mod model_loop;
 pub mod outbox;
 pub mod planner;
+pub mod prefix_cache;
 pub mod prompt;
 pub mod resident;
 pub mod sampling;

@@ -7,6 +7,7 @@
 
 mod admission;
 mod ending;
+pub(crate) mod prefix;
 mod step;
 
 use std::{
@@ -21,11 +22,13 @@ use std::{
 
 use aluco_proto::{ModelActivity, ModelHandle, RequestId, Sampling};
 
+use self::prefix::Retired;
 use crate::{
     ffi::{Batch, Context, SequenceId},
     governor::Governor,
     outbox::{Outbox, Pulse},
     planner::Limits,
+    prefix_cache::PrefixCache,
     prompt::PreparedPrompt,
     sampling::Sampler,
     stream::{Bounds, Stream},
@@ -72,6 +75,7 @@ pub struct Activity {
     running: AtomicU32,
     waiting: AtomicU32,
     cells_used: AtomicU32,
+    prefix_cache_bytes: AtomicU64,
     prefill_tokens: AtomicU64,
     decode_tokens: AtomicU64,
 }
@@ -90,6 +94,7 @@ impl Activity {
             requests_waiting: self.waiting.load(Ordering::Relaxed),
             cells_used: self.cells_used.load(Ordering::Relaxed),
             cells_total,
+            prefix_cache_bytes: self.prefix_cache_bytes.load(Ordering::Relaxed),
             prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.decode_tokens.load(Ordering::Relaxed),
             memory,
@@ -105,6 +110,8 @@ struct Generation {
     bounds: Bounds,
     logprobs: Option<u32>,
     prompt_tokens: u32,
+    /// How many of them were not computed.
+    cached_tokens: u32,
     choices_left: u32,
     generated_tokens: u32,
     arrived: Instant,
@@ -128,6 +135,11 @@ pub struct ModelLoop {
     sampler: Sampler,
     limits: Limits,
     share_groups: u64,
+    /// What was computed before; `None` where it cannot be kept.
+    prefix: Option<PrefixCache>,
+    /// Sequences to be stored, oldest first.
+    retired: VecDeque<Retired>,
+    steps_since_block: u32,
     /// Adapts the threads of a step; `None` if their number was asked for.
     governor: Option<Governor>,
 }
@@ -140,6 +152,7 @@ impl ModelLoop {
         pulse: Arc<Pulse>,
         activity: Arc<Activity>,
         governor: Option<Governor>,
+        prefix_cache_bytes: u64,
     ) -> Self {
         let limits = Limits {
             batch_tokens: context.batch_tokens(),
@@ -149,6 +162,9 @@ impl ModelLoop {
         };
         Self {
             free_sequences: (0..context.sequences_max() as SequenceId).rev().collect(),
+            prefix: prefix::cache(context.scratch(), prefix_cache_bytes),
+            retired: VecDeque::new(),
+            steps_since_block: 0,
             context,
             outbox,
             pulse,
@@ -167,7 +183,7 @@ impl ModelLoop {
     /// Runs until the channel closes; what then still runs ends as cancelled.
     pub fn run(mut self, commands: &Receiver<LoopCommand>) {
         loop {
-            if self.running.is_empty() && self.waiting.is_empty() {
+            if self.running.is_empty() && self.waiting.is_empty() && self.retired.is_empty() {
                 match commands.recv() {
                     Ok(command) => self.handle(command),
                     Err(_) => return,
@@ -185,6 +201,7 @@ impl ModelLoop {
             }
             self.admit();
             self.step();
+            self.store_behind();
             self.publish();
         }
     }
@@ -204,6 +221,10 @@ impl ModelLoop {
     }
 
     fn publish(&self) {
+        let cached = self.prefix.as_ref().map_or(0, PrefixCache::used_bytes);
+        self.activity
+            .prefix_cache_bytes
+            .store(cached, Ordering::Relaxed);
         self.activity
             .running
             .store(self.running.len() as u32, Ordering::Relaxed);

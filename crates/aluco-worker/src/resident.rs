@@ -23,7 +23,7 @@ use crate::{
     ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
     governor::Governor,
     intake::Intake,
-    model_loop::{Activity, ModelLoop, Start},
+    model_loop::{Activity, ModelLoop, Start, prefix},
     outbox::{Outbox, Pulse},
     prompt, threads,
 };
@@ -31,6 +31,7 @@ use crate::{
 /// Context of a model that was trained for more, unless asked otherwise, in tokens.
 const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
 const CONTEXT_TOKENS_MIN: u32 = 64;
+const SEQUENCES_MAX: u32 = 255;
 const CHOICES_MAX: u32 = 128;
 const LOGPROBS_MAX: u32 = 20;
 
@@ -197,6 +198,7 @@ struct Parts {
     templates: ChatTemplates,
     info: LoadedModel,
     governor: Option<Governor>,
+    prefix_cache_bytes: u64,
 }
 
 fn load_parts(
@@ -256,6 +258,9 @@ fn load_parts(
         templates,
         info,
         governor,
+        prefix_cache_bytes: options
+            .prefix_cache_bytes
+            .unwrap_or_else(prefix::default_budget_bytes),
     })
 }
 
@@ -266,11 +271,12 @@ pub fn context_options(model: &Model, options: &LoadOptions) -> ContextOptions {
         context_tokens: options
             .context_tokens
             .unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT)),
-        sequences_max: options.sequences_max.clamp(1, 256),
-        // Each sequence decodes one token of every batch.
+        // One of llama.cpp's 256 is kept for the prefix cache.
+        sequences_max: options.sequences_max.clamp(1, SEQUENCES_MAX),
+        // Each sequence decodes one token of every batch, and llama.cpp counts the scratch sequence too.
         batch_tokens: options
             .batch_tokens
-            .max(options.sequences_max.clamp(1, 256)),
+            .max(options.sequences_max.clamp(1, SEQUENCES_MAX) + 1),
         micro_batch_tokens: options.micro_batch_tokens.max(1),
         threads: options.threads.unwrap_or_else(threads::default_threads),
         kv_type_k: options.kv_type_k,
@@ -321,11 +327,19 @@ fn serve(
         mut templates,
         info,
         governor,
+        prefix_cache_bytes,
     } = parts;
     let context_tokens = info.context_tokens;
     let (to_loop, commands) = channel();
     intake.connect(Some(to_loop));
-    let model_loop = ModelLoop::new(context, outbox.clone(), pulse.clone(), activity, governor);
+    let model_loop = ModelLoop::new(
+        context,
+        outbox.clone(),
+        pulse.clone(),
+        activity,
+        governor,
+        prefix_cache_bytes,
+    );
     let thread = thread::Builder::new()
         .name(format!("loop {}", info.model))
         .spawn(move || model_loop.run(&commands))

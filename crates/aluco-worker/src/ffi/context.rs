@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CStr, c_char},
+    ops::Range,
     ptr::NonNull,
 };
 
@@ -123,7 +124,8 @@ impl Context {
             params.n_ctx = options.context_tokens;
             params.n_batch = options.batch_tokens;
             params.n_ubatch = options.micro_batch_tokens.min(options.batch_tokens);
-            params.n_seq_max = options.sequences_max;
+            // One more for what is taken out and put in, where that is possible.
+            params.n_seq_max = options.sequences_max + u32::from(model.has_divisible_memory());
             params.n_threads = options.threads.max(1) as i32;
             params.n_threads_batch = options.threads.max(1) as i32;
             params.flash_attn_type = match options.flash_attention {
@@ -268,11 +270,108 @@ impl Context {
     /// Makes `to` a second name for all cells of `from`; `to` must be empty. Attention cells are shared, recurrent state is copied at
     /// the next step.
     pub fn share_sequence(&mut self, from: SequenceId, to: SequenceId) -> Result<(), EngineError> {
+        self.copy_cells(from, to, -1, -1)
+    }
+
+    /// Makes `to` a second name for the cells of `from` at these positions. Only where [`Model::has_divisible_memory`].
+    pub fn share_positions(
+        &mut self,
+        from: SequenceId,
+        to: SequenceId,
+        positions: Range<u32>,
+    ) -> Result<(), EngineError> {
+        self.copy_cells(from, to, positions.start as i32, positions.end as i32)
+    }
+
+    fn copy_cells(
+        &mut self,
+        from: SequenceId,
+        to: SequenceId,
+        begin: i32,
+        end: i32,
+    ) -> Result<(), EngineError> {
         guarded("llama_memory_seq_cp", |message, message_bytes| {
             // SAFETY: the context lives and the pool is unified, which this call needs.
-            unsafe { aluco_seq_cp(self.memory(), from, to, message, message_bytes) }
+            unsafe { aluco_seq_cp(self.memory(), from, to, begin, end, message, message_bytes) }
         })
         .map(|_| ())
+    }
+
+    /// The sequence that is nobody's: for taking cells out and putting them in. `None` if the memory of this model cannot be divided.
+    pub fn scratch(&self) -> Option<SequenceId> {
+        self.model
+            .has_divisible_memory()
+            .then_some(self.sequences_max as SequenceId)
+    }
+
+    /// The contents of a sequence's cells, for [`Self::import_sequence`] of a context with the same model and options.
+    pub fn export_sequence(&mut self, sequence: SequenceId) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = 0;
+        guarded("llama_state_seq_get_size", |message, message_bytes| {
+            // SAFETY: the context lives.
+            unsafe {
+                aluco_seq_size(
+                    self.raw.as_ptr(),
+                    sequence,
+                    &raw mut bytes,
+                    message,
+                    message_bytes,
+                )
+            }
+        })?;
+        let mut data = vec![0_u8; bytes];
+        let mut written = 0;
+        guarded("llama_state_seq_get_data", |message, message_bytes| {
+            // SAFETY: the buffer is as long as said.
+            unsafe {
+                aluco_seq_export(
+                    self.raw.as_ptr(),
+                    sequence,
+                    data.as_mut_ptr(),
+                    data.len(),
+                    &raw mut written,
+                    message,
+                    message_bytes,
+                )
+            }
+        })?;
+        if written == 0 || written > data.len() {
+            return Err(EngineError::Failed {
+                call: "llama_state_seq_get_data",
+                reason: format!("{written} of {} bytes", data.len()),
+            });
+        }
+        data.truncate(written);
+        Ok(data)
+    }
+
+    /// Replaces the contents of a sequence by what was exported. Fails if there are no free cells.
+    pub fn import_sequence(
+        &mut self,
+        sequence: SequenceId,
+        data: &[u8],
+    ) -> Result<(), EngineError> {
+        let status = guarded("llama_state_seq_set_data", |message, message_bytes| {
+            // SAFETY: the data is as long as said, and llama.cpp checks what it reads against its own context.
+            unsafe {
+                aluco_seq_import(
+                    self.raw.as_ptr(),
+                    sequence,
+                    data.as_ptr(),
+                    data.len(),
+                    message,
+                    message_bytes,
+                )
+            }
+        })?;
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(EngineError::Failed {
+                call: "llama_state_seq_set_data",
+                reason: take_error_lines(),
+            })
+        }
     }
 
     /// Frees all cells of a sequence that no other shares.
@@ -363,10 +462,36 @@ unsafe extern "C" {
         message: *mut c_char,
         message_bytes: usize,
     ) -> i32;
+    fn aluco_seq_size(
+        context: *mut sys::llama_context,
+        sequence: SequenceId,
+        bytes: *mut usize,
+        message: *mut c_char,
+        message_bytes: usize,
+    ) -> i32;
+    fn aluco_seq_export(
+        context: *mut sys::llama_context,
+        sequence: SequenceId,
+        data: *mut u8,
+        bytes: usize,
+        written: *mut usize,
+        message: *mut c_char,
+        message_bytes: usize,
+    ) -> i32;
+    fn aluco_seq_import(
+        context: *mut sys::llama_context,
+        sequence: SequenceId,
+        data: *const u8,
+        bytes: usize,
+        message: *mut c_char,
+        message_bytes: usize,
+    ) -> i32;
     fn aluco_seq_cp(
         memory: sys::llama_memory_t,
         from: SequenceId,
         to: SequenceId,
+        begin: i32,
+        end: i32,
         message: *mut c_char,
         message_bytes: usize,
     ) -> i32;

@@ -178,6 +178,17 @@ impl Model {
         }
     }
 
+    /// True if the cells of a range of positions can be taken out of a sequence and put into another, exactly: full attention alone can.
+    /// A window that has moved on has lost what lay before it, and recurrent state is one whole.
+    pub fn has_divisible_memory(&self) -> bool {
+        // SAFETY: the model lives.
+        let has_window = unsafe { sys::llama_model_n_swa(self.as_ptr()) } != 0;
+        // deepseek4's memory ends the process when asked for a range.
+        let is_known_to_abort =
+            self.metadata("general.architecture").as_deref() == Some("deepseek4");
+        !self.is_recurrent() && !has_window && !is_known_to_abort
+    }
+
     /// True if the file brings a chat template.
     pub fn has_chat_template(&self) -> bool {
         // SAFETY: the model lives; NULL asks for the default template.

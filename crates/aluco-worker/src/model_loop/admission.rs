@@ -6,7 +6,7 @@ use aluco_proto::{GenerationEvent, RequestId};
 
 use super::{Generation, ModelLoop, Start};
 use crate::{
-    ffi::EngineError,
+    ffi::{EngineError, SequenceId},
     stream::{Bounds, Stream},
     text::TextStream,
 };
@@ -47,6 +47,7 @@ impl ModelLoop {
                 },
                 logprobs: start.logprobs,
                 prompt_tokens,
+                cached_tokens: 0,
                 choices_left: start.choices,
                 generated_tokens: 0,
                 arrived: start.arrived,
@@ -69,7 +70,7 @@ impl ModelLoop {
                     .map(|group| (group, stream.shared_tokens))
             })
             .collect();
-        own + shared.values().sum::<u32>()
+        own + shared.values().sum::<u32>() + self.retired_cells()
     }
 
     /// Cells that running streams hold or were promised.
@@ -106,7 +107,7 @@ impl ModelLoop {
     /// Gives sequences and promises of cells to waiting streams, in order: one that does not fit holds up those behind it, so that a
     /// large prompt is not starved by small ones.
     pub(super) fn admit(&mut self) {
-        if self.running.is_empty() && self.free_sequences.is_empty() {
+        if self.running.is_empty() && self.free_sequences.is_empty() && self.retired.is_empty() {
             // Only after every sequence was given up by `free`.
             let lost = EngineError::Failed {
                 call: "llama_memory_seq_rm",
@@ -118,15 +119,22 @@ impl ModelLoop {
             }
         }
         let mut index = 0;
-        while index < self.waiting.len() && !self.free_sequences.is_empty() {
+        while index < self.waiting.len()
+            && (!self.free_sequences.is_empty() || self.give_up_retired())
+        {
             if self.waits_for_sibling(&self.waiting[index]) {
                 index += 1;
                 continue;
             }
+            let tokens = std::mem::take(&mut self.waiting[index].tokens);
+            self.settle(&tokens);
+            self.waiting[index].tokens = tokens;
             let promised_cells = self.promise(&self.waiting[index], 0);
-            if self.cells_committed() + promised_cells > self.context.context_tokens()
-                && !self.running.is_empty()
-            {
+            let is_over = |this: &Self| {
+                this.cells_committed() + promised_cells > this.context.context_tokens()
+            };
+            while is_over(self) && self.give_up_retired() {}
+            if is_over(self) && !self.running.is_empty() {
                 break;
             }
             let (Some(sequence), Some(mut stream)) =
@@ -134,14 +142,18 @@ impl ModelLoop {
             else {
                 break;
             };
+            let now = Instant::now();
+            let restored = self.restore(&stream.tokens, sequence);
             stream.sequence = Some(sequence);
             stream.promised_cells = promised_cells;
+            stream.computed_tokens = restored;
             let generation = self.generation(stream.request);
             if generation.first_step.is_none() {
-                generation.first_step = Some(Instant::now());
+                generation.first_step = Some(now);
+                generation.cached_tokens = restored;
                 let started = GenerationEvent::Started {
                     prompt_tokens: generation.prompt_tokens,
-                    cached_tokens: 0,
+                    cached_tokens: generation.cached_tokens,
                     seed: generation.seed,
                 };
                 self.outbox.generation(stream.request, started);
@@ -165,6 +177,13 @@ impl ModelLoop {
     /// Frees the sequence and cells of a stream.
     pub(super) fn free(&mut self, stream: &mut Stream) {
         if let Some(sequence) = stream.release() {
+            self.free_sequence(sequence);
+        }
+    }
+
+    /// Frees a sequence and the cells that no other shares.
+    pub(super) fn free_sequence(&mut self, sequence: SequenceId) {
+        {
             if let Err(error) = self.context.remove_sequence(sequence) {
                 // The cells are lost until the model is loaded again; the sequence must not be used with them.
                 tracing::error!("sequence {sequence} could not be freed and is given up: {error}");

@@ -16,7 +16,7 @@ impl ModelLoop {
             if self.running[index].finished {
                 let mut stream = self.running.remove(index);
                 finished.push(stream.request);
-                self.free(&mut stream);
+                self.retire(&mut stream);
             } else {
                 index += 1;
             }
@@ -47,7 +47,7 @@ impl ModelLoop {
             GenerationEvent::Done {
                 usage: Usage {
                     prompt_tokens: generation.prompt_tokens,
-                    cached_tokens: 0,
+                    cached_tokens: generation.cached_tokens,
                     generated_tokens: generation.generated_tokens,
                 },
                 timings: Timings {

@@ -34,6 +34,8 @@ impl ModelLoop {
         }
         let shares = planner::plan(&needs, &self.limits);
         let wanted: u32 = shares.iter().sum();
+        while self.cells_used() + wanted > self.context.context_tokens() && self.give_up_retired() {
+        }
         if self.cells_used() + wanted > self.context.context_tokens() && self.running.len() > 1 {
             self.preempt_youngest();
             return;
@@ -69,6 +71,7 @@ impl ModelLoop {
         };
         match decoded {
             Ok(Decoded::Done) => {}
+            Ok(Decoded::NoCells) if self.give_up_retired() => return,
             Ok(Decoded::NoCells) if self.running.len() > 1 => {
                 self.preempt_youngest();
                 return;

@@ -391,6 +391,21 @@ pub(crate) static KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "cache_ram",
+        env: "ALUCO_CACHE_RAM",
+        value_name: "SIZE",
+        help: "Memory for prompts that were computed before, per model; 0 keeps none",
+        set: |settings, raw| {
+            settings.load.prefix_cache_bytes = raw.size_or_auto()?;
+            Ok(())
+        },
+        get: |settings| {
+            let bytes = settings.load.prefix_cache_bytes;
+            bytes.map_or_else(|| json!("auto"), |bytes| json!(units::write_size(bytes)))
+        },
+        ..PLAIN
+    },
+    Key {
         name: "weight_loading",
         env: "ALUCO_WEIGHT_LOADING",
         value_name: "HOW",

@@ -88,6 +88,14 @@ impl Raw {
         }
     }
 
+    /// A size, or `None` for "auto".
+    pub(crate) fn size_or_auto(&self) -> Result<Option<u64>, String> {
+        match self {
+            Self::Word(text) | Self::Text(text) if is_auto(text) => Ok(None),
+            _ => self.size(0).map(Some),
+        }
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, String> {
         let found = match self {

@@ -138,3 +138,37 @@ async fn log_probabilities_are_those_of_a_distribution() {
         assert!((token["logprob"].as_f64().unwrap() - top[0]).abs() < 1e-9);
     }
 }
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn the_next_turn_of_a_conversation_is_not_computed_again() {
+    let served = Served::start(&[]);
+    let system = "You answer briefly and to the point. ".repeat(60);
+    let mut messages = vec![
+        json!({"role": "system", "content": system}),
+        json!({"role": "user", "content": "What is gravity?"}),
+    ];
+    let ask = async |messages: &[Value]| {
+        let body = json!({"messages": messages, "max_tokens": 16});
+        let reply: Value = served.chat("", body).await.json().await.unwrap();
+        let usage = &reply["usage"];
+        let prompt = usage["prompt_tokens"].as_u64().unwrap();
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+        let text = reply["choices"][0]["message"]["content"].clone();
+        (prompt, cached.unwrap(), text)
+    };
+    let (prompt, cached, text) = ask(&messages).await;
+    assert!(prompt > 512, "{prompt}");
+    assert_eq!(cached, 0);
+    messages.push(json!({"role": "assistant", "content": text}));
+    messages.push(json!({"role": "user", "content": "And what is mass?"}));
+    let (_, cached, _) = ask(&messages).await;
+    assert_eq!(cached, prompt / 256 * 256);
+    let metrics = served.client.get(format!("{}/metrics", served.url));
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    let expected = format!(
+        "aluco_prompt_tokens_cached_total{{model=\"{}\"}} {cached}",
+        model()
+    );
+    assert!(metrics.lines().any(|line| line == expected), "{metrics}");
+}
