@@ -143,7 +143,7 @@ async fn log_probabilities_are_those_of_a_distribution() {
 #[ignore = "needs the worker and a model: make test"]
 async fn the_next_turn_of_a_conversation_is_not_computed_again() {
     let served = Served::start(&[]);
-    let system = "You answer briefly and to the point. ".repeat(60);
+    let system = "You answer briefly and to the point. ".repeat(80);
     let mut messages = vec![
         json!({"role": "system", "content": system}),
         json!({"role": "user", "content": "What is gravity?"}),
@@ -163,7 +163,7 @@ async fn the_next_turn_of_a_conversation_is_not_computed_again() {
     messages.push(json!({"role": "assistant", "content": text}));
     messages.push(json!({"role": "user", "content": "And what is mass?"}));
     let (_, cached, _) = ask(&messages).await;
-    assert_eq!(cached, prompt / 256 * 256);
+    assert!(cached >= prompt / 256 * 256, "{cached} of {prompt}");
     let metrics = served.client.get(format!("{}/metrics", served.url));
     let metrics = metrics.send().await.unwrap().text().await.unwrap();
     let expected = format!(
