@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy install uninstall clean
+.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy bench-turns install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -57,6 +57,9 @@ bench-overhead: build ## Measure what HTTP adds to a generation
 
 bench-busy: build ## Measure decoding while other programs keep cores busy
 	benches/busy-neighbour.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)"
+
+bench-turns: build ## Measure the turns of a conversation, with stored prompts and without
+	for cache in auto 0; do benches/next-turn.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)" --cache-ram "$$cache"; done
 
 install: ## Install what was built under PREFIX (/usr/local), DESTDIR in front
 	DESTDIR="$(DESTDIR)" scripts/install.sh "$(PREFIX)"

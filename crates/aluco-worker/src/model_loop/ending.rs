@@ -40,6 +40,8 @@ impl ModelLoop {
             (Some(from), Some(to)) => to.saturating_duration_since(from).as_secs_f64() * 1e3,
             _ => 0.0,
         };
+        // Who asks for the state after the end must not be told of the request.
+        self.publish();
         let now = Some(Instant::now());
         let first_result = generation.first_token.or(now);
         self.outbox.generation(
