@@ -29,6 +29,7 @@ void    llama_synchronize(llama_context * ctx);
 float * llama_get_logits_ith(llama_context * ctx, int32_t i);
 int32_t llama_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len, int32_t * tokens, int32_t n_tokens_max,
                        bool add_special, bool parse_special);
+int32_t llama_token_to_piece(const llama_vocab * vocab, int32_t token, char * buf, int32_t length, int32_t lstrip, bool special);
 int32_t llama_detokenize(const llama_vocab * vocab, const int32_t * tokens, int32_t n_tokens, char * text, int32_t text_len_max,
                          bool remove_special, bool unparse_special);
 void    llama_memory_seq_cp(llama_memory_i * mem, int32_t src, int32_t dst, int32_t p0, int32_t p1);
@@ -88,6 +89,11 @@ int32_t aluco_tokenize(const llama_vocab * vocab, const char * text, int32_t tex
     return guarded(message, message_bytes, [&] {
         return llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special, parse_special);
     });
+}
+
+int32_t aluco_token_to_piece(const llama_vocab * vocab, int32_t token, char * text, int32_t text_len_max, bool special, char * message,
+                             size_t message_bytes) {
+    return guarded(message, message_bytes, [&] { return llama_token_to_piece(vocab, token, text, text_len_max, 0, special); });
 }
 
 int32_t aluco_detokenize(const llama_vocab * vocab, const int32_t * tokens, int32_t n_tokens, char * text, int32_t text_len_max,

@@ -259,23 +259,31 @@ impl Model {
     }
 
     /// The bytes of one token, which need not be whole characters. Control tokens are empty unless `special`.
+    ///
+    /// # Panics
+    /// If llama.cpp cannot spell a token of its own vocabulary.
     pub fn token_bytes(&self, token: Token, special: bool) -> Vec<u8> {
         if !self.knows(token) {
             return Vec::new();
         }
         let mut bytes = vec![0_u8; 64];
         loop {
-            // SAFETY: the buffer is as long as said, the id is within the vocabulary.
-            let length = unsafe {
-                sys::llama_token_to_piece(
-                    self.vocab(),
-                    token,
-                    bytes.as_mut_ptr().cast(),
-                    bytes.len() as i32,
-                    0,
-                    special,
-                )
-            };
+            let length = guarded("llama_token_to_piece", |message, message_bytes| {
+                // SAFETY: the buffer is as long as said, the id is within the vocabulary.
+                unsafe {
+                    aluco_token_to_piece(
+                        self.vocab(),
+                        token,
+                        bytes.as_mut_ptr().cast(),
+                        bytes.len() as i32,
+                        special,
+                        message,
+                        message_bytes,
+                    )
+                }
+            });
+            // A token without its text would be a wrong answer; the supervisor makes an error of the panic.
+            let length = length.unwrap_or_else(|error| panic!("token {token}: {error}"));
             if let Ok(length) = usize::try_from(length) {
                 bytes.truncate(length);
                 return bytes;
@@ -349,6 +357,15 @@ unsafe extern "C" {
         n_tokens_max: i32,
         add_special: bool,
         parse_special: bool,
+        message: *mut c_char,
+        message_bytes: usize,
+    ) -> i32;
+    fn aluco_token_to_piece(
+        vocab: *const sys::llama_vocab,
+        token: Token,
+        text: *mut c_char,
+        text_len_max: i32,
+        special: bool,
         message: *mut c_char,
         message_bytes: usize,
     ) -> i32;
