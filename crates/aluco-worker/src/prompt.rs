@@ -48,8 +48,9 @@ pub fn prepare(
                     chat.add_generation_prompt,
                 )
                 .map_err(|error| failure(&error))?;
-            check_fits(model, &rendered.text(), context_tokens)?;
-            let tokens = tokenize_chat(model, &rendered).map_err(|error| failure(&error))?;
+            let text = rendered.text();
+            check_fits(model, &text, context_tokens)?;
+            let tokens = tokenize_chat(model, &rendered, &text).map_err(|error| failure(&error))?;
             stops = rendered.stops;
             tokens
         }
@@ -64,14 +65,18 @@ pub fn prepare(
 ///
 /// Control tokens of the template are commands; the same letters inside a message are letters. The whole prompt is tokenized at once, as
 /// llama.cpp's server does and as the model was trained, unless a message holds such letters: then each part is tokenized on its own.
-fn tokenize_chat(model: &Model, rendered: &RenderedChat) -> Result<Vec<Token>, EngineError> {
+fn tokenize_chat(
+    model: &Model,
+    rendered: &RenderedChat,
+    text: &str,
+) -> Result<Vec<Token>, EngineError> {
     let control_tokens = |tokens: &[Token]| {
         tokens
             .iter()
             .filter(|token| model.is_control(**token))
             .count()
     };
-    let whole = model.tokenize(&rendered.text(), true, true)?;
+    let whole = model.tokenize(text, true, true)?;
     let added = control_tokens(&model.tokenize("", true, true)?);
     let mut from_template = added;
     for part in rendered.parts.iter().filter(|part| !part.is_input) {

@@ -246,6 +246,8 @@ fn load_parts(
                 path.display()
             ),
         })?;
+    // Looks at the whole vocabulary once: here, and not at the expense of the first prompt.
+    model.token_bytes_max();
     let info = describe(handle, &model, &context, options, began);
     // A number of threads that was asked for is kept whatever happens.
     let governor = options
@@ -267,16 +269,15 @@ fn load_parts(
 /// The context that these options ask for.
 pub fn context_options(model: &Model, options: &LoadOptions) -> ContextOptions {
     let trained = model.context_train_tokens().max(1);
+    // One of llama.cpp's 256 is kept for the prefix cache.
+    let sequences_max = options.sequences_max.clamp(1, SEQUENCES_MAX);
     ContextOptions {
         context_tokens: options
             .context_tokens
             .unwrap_or(trained.min(CONTEXT_TOKENS_DEFAULT)),
-        // One of llama.cpp's 256 is kept for the prefix cache.
-        sequences_max: options.sequences_max.clamp(1, SEQUENCES_MAX),
+        sequences_max,
         // Each sequence decodes one token of every batch, and llama.cpp counts the scratch sequence too.
-        batch_tokens: options
-            .batch_tokens
-            .max(options.sequences_max.clamp(1, SEQUENCES_MAX) + 1),
+        batch_tokens: options.batch_tokens.max(sequences_max + 1),
         micro_batch_tokens: options.micro_batch_tokens.max(1),
         threads: options.threads.unwrap_or_else(threads::default_threads),
         kv_type_k: options.kv_type_k,

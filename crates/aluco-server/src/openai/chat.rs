@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Choice, Envelope, finish_reason, logprobs, messages, request::Body};
+use super::{Choice, Envelope, collect, finish_reason, logprobs, messages, request::Body};
 use crate::{
     app::App,
     body::JsonBody,
@@ -77,24 +77,7 @@ fn spec(body: &mut Body) -> Result<GenerationSpec, ApiError> {
 
 /// The reply in one piece.
 async fn whole(mut feed: Feed, mut form: ChatForm) -> Result<Value, ApiError> {
-    while let Some((_, event)) = feed.next().await? {
-        match event {
-            GenerationEvent::Delta {
-                choice,
-                text,
-                logprobs,
-                ..
-            } => {
-                let choice = &mut form.choices[choice as usize];
-                choice.text.push_str(&text);
-                choice.logprobs.extend(logprobs);
-            }
-            GenerationEvent::Finished { choice, reason } => {
-                form.choices[choice as usize].finish = Some(finish_reason(&reason));
-            }
-            _ => {}
-        }
-    }
+    collect(&mut feed, &mut form.choices, |_, choice| choice as usize).await?;
     let choices = form.choices.iter().enumerate();
     let choices: Vec<_> = choices
         .map(|(index, choice)| {

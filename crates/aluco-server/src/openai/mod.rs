@@ -9,11 +9,15 @@ pub(crate) mod text;
 
 use std::time::SystemTime;
 
-use aluco_fleet::proto::{FinishReason, TokenLogprob};
+use aluco_fleet::proto::{FinishReason, GenerationEvent, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{app::unix_seconds, stream::Totals};
+use crate::{
+    app::unix_seconds,
+    error::ApiError,
+    stream::{Feed, Totals},
+};
 
 /// What every reply and every chunk of one request carries.
 struct Envelope {
@@ -129,4 +133,31 @@ struct Choice {
     text: String,
     logprobs: Vec<TokenLogprob>,
     finish: Option<&'static str>,
+}
+
+/// Gathers a whole reply. `index` tells where the choice of a prompt belongs.
+async fn collect(
+    feed: &mut Feed,
+    choices: &mut [Choice],
+    index: impl Fn(usize, u32) -> usize,
+) -> Result<(), ApiError> {
+    while let Some((prompt, event)) = feed.next().await? {
+        match event {
+            GenerationEvent::Delta {
+                choice,
+                text,
+                logprobs,
+                ..
+            } => {
+                let choice = &mut choices[index(prompt, choice)];
+                choice.text.push_str(&text);
+                choice.logprobs.extend(logprobs);
+            }
+            GenerationEvent::Finished { choice, reason } => {
+                choices[index(prompt, choice)].finish = Some(finish_reason(&reason));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Choice, Envelope, finish_reason, logprobs, request::Body};
+use super::{Choice, Envelope, collect, finish_reason, logprobs, request::Body};
 use crate::{
     app::App,
     body::JsonBody,
@@ -110,24 +110,10 @@ async fn echoes(app: &App, model: &str, specs: &[GenerationSpec]) -> Result<Vec<
 /// The reply in one piece.
 async fn whole(mut feed: Feed, form: &TextForm) -> Result<Value, ApiError> {
     let mut choices = vec![Choice::default(); form.offsets.len()];
-    while let Some((prompt, event)) = feed.next().await? {
-        match event {
-            GenerationEvent::Delta {
-                choice,
-                text,
-                logprobs,
-                ..
-            } => {
-                let choice = &mut choices[form.index(prompt, choice)];
-                choice.text.push_str(&text);
-                choice.logprobs.extend(logprobs);
-            }
-            GenerationEvent::Finished { choice, reason } => {
-                choices[form.index(prompt, choice)].finish = Some(finish_reason(&reason));
-            }
-            _ => {}
-        }
-    }
+    collect(&mut feed, &mut choices, |prompt, choice| {
+        form.index(prompt, choice)
+    })
+    .await?;
     let choices = choices.into_iter().enumerate();
     let choices: Vec<_> = choices
         .map(|(index, choice)| {

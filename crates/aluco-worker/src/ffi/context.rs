@@ -59,6 +59,7 @@ pub struct Context {
     // After `raw`, so that the weights outlive it.
     model: Model,
     sequences_max: u32,
+    scratch: Option<SequenceId>,
     rows: i32,
 }
 
@@ -118,6 +119,9 @@ impl Context {
     /// Makes a context with one pool of cells for all sequences.
     pub fn new(model: &Model, options: &ContextOptions) -> Result<Self, EngineError> {
         let _ = take_error_lines();
+        let scratch = model
+            .has_divisible_memory()
+            .then_some(options.sequences_max as SequenceId);
         // SAFETY: the library's defaults with plain values changed; the model is kept alive by the clone below.
         let context = unsafe {
             let mut params = sys::llama_context_default_params();
@@ -125,7 +129,7 @@ impl Context {
             params.n_batch = options.batch_tokens;
             params.n_ubatch = options.micro_batch_tokens.min(options.batch_tokens);
             // One more for what is taken out and put in, where that is possible.
-            params.n_seq_max = options.sequences_max + u32::from(model.has_divisible_memory());
+            params.n_seq_max = options.sequences_max + u32::from(scratch.is_some());
             params.n_threads = options.threads.max(1) as i32;
             params.n_threads_batch = options.threads.max(1) as i32;
             params.flash_attn_type = match options.flash_attention {
@@ -150,6 +154,7 @@ impl Context {
             raw: context,
             model: model.clone(),
             sequences_max: options.sequences_max,
+            scratch,
             rows: 0,
         })
     }
@@ -299,9 +304,7 @@ impl Context {
 
     /// The sequence that is nobody's: for taking cells out and putting them in. `None` if the memory of this model cannot be divided.
     pub fn scratch(&self) -> Option<SequenceId> {
-        self.model
-            .has_divisible_memory()
-            .then_some(self.sequences_max as SequenceId)
+        self.scratch
     }
 
     /// The contents of a sequence's cells, for [`Self::import_sequence`] of a context with the same model and options.

@@ -183,13 +183,11 @@ impl ModelLoop {
 
     /// Frees a sequence and the cells that no other shares.
     pub(super) fn free_sequence(&mut self, sequence: SequenceId) {
-        {
-            if let Err(error) = self.context.remove_sequence(sequence) {
-                // The cells are lost until the model is loaded again; the sequence must not be used with them.
-                tracing::error!("sequence {sequence} could not be freed and is given up: {error}");
-                return;
-            }
-            self.free_sequences.push(sequence);
+        if let Err(error) = self.context.remove_sequence(sequence) {
+            // The cells are lost until the model is loaded again; the sequence must not be used with them.
+            tracing::error!("sequence {sequence} could not be freed and is given up: {error}");
+            return;
         }
+        self.free_sequences.push(sequence);
     }
 }
