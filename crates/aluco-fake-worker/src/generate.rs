@@ -7,8 +7,8 @@ use std::{
 };
 
 use aluco_proto::{
-    Alternative, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec, RequestId,
-    Timings, Token, TokenLogprob, Usage,
+    Alternative, CacheReport, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
+    RequestId, Timings, Token, TokenLogprob, Usage,
 };
 
 use crate::{
@@ -80,7 +80,10 @@ fn try_run(
     let started = Instant::now();
     send(GenerationEvent::Started {
         prompt_tokens,
-        cached_tokens: script.cached_tokens,
+        cache: CacheReport {
+            ram_tokens: script.cached_tokens,
+            ..CacheReport::default()
+        },
         seed: spec.sampling.seed.unwrap_or(SEED),
     });
     for part in 1..=script.prefill_events {
@@ -196,6 +199,7 @@ fn try_run(
         prompt_tokens,
         cached_tokens: script.cached_tokens,
         generated_tokens,
+        ..Usage::default()
     };
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timings = Timings {

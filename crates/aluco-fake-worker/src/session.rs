@@ -14,9 +14,9 @@ use std::{
 };
 
 use aluco_proto::{
-    BenchReport, BenchSpec, BenchTestResult, Command, DeviceMemory, Event, Failure, FailureKind,
-    GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle, PROTOCOL_VERSION,
-    RequestId, WorkerStatus, read_frame, write_frame,
+    BenchReport, BenchSpec, BenchTestResult, CacheActivity, Command, DeviceMemory, Event, Failure,
+    FailureKind, GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle,
+    PROTOCOL_VERSION, RequestId, WorkerStatus, read_frame, write_frame,
 };
 
 use crate::{
@@ -457,7 +457,7 @@ impl Model {
             requests_waiting: requests - running,
             cells_used: 0,
             cells_total: self.loaded.context_tokens,
-            prefix_cache_bytes: 0,
+            cache: CacheActivity::default(),
             prefill_tokens: self.counters.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.counters.decode_tokens.load(Ordering::Relaxed),
             memory: memory(),

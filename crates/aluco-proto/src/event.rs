@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Backend, BenchReport, DeviceMemory, GenerationEvent, LoadedModel, ModelHandle, RequestId, Token,
+    Backend, BenchReport, CacheActivity, DeviceMemory, GenerationEvent, LoadedModel, ModelHandle,
+    RequestId, Token,
 };
 
 /// A frame from a worker to the supervisor.
@@ -145,9 +146,9 @@ pub struct ModelActivity {
     pub cells_used: u32,
     /// KV cells in all.
     pub cells_total: u32,
-    /// Bytes of prompts that are kept for the next ones.
+    /// The prefix store.
     #[serde(default)]
-    pub prefix_cache_bytes: u64,
+    pub cache: CacheActivity,
     /// Prompt tokens computed since the load.
     pub prefill_tokens: u64,
     /// Tokens generated since the load.

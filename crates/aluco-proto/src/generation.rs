@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, Token};
+use crate::{CacheReport, Failure, Token};
 
 /// What to generate: the one form into which every API dialect is translated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,12 @@ pub struct GenerationSpec {
     /// `Some(n)`: report each token's log probability and the `n` likeliest alternatives (0 to 20).
     #[serde(default)]
     pub logprobs: Option<u32>,
+    /// Who asks, as far as fairness goes: each client gets its share of prefill. Any text that names an API key or an address.
+    #[serde(default)]
+    pub client: String,
+    /// Whose stored prompts may be used and added to. Requests with different namespaces never share any; empty: everybody's.
+    #[serde(default)]
+    pub namespace: String,
 }
 
 /// What comes before the generated text.
@@ -104,8 +110,8 @@ pub enum GenerationEvent {
     Started {
         /// Tokens of the prompt.
         prompt_tokens: u32,
-        /// How many of them need not be computed.
-        cached_tokens: u32,
+        /// How many of them need not be computed, and why the others must.
+        cache: CacheReport,
         /// The seed in use.
         seed: u32,
     },
@@ -200,6 +206,12 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Tokens sampled, of all choices, the end-of-generation token included.
     pub generated_tokens: u32,
+    /// Tokens that were guessed by speculation.
+    #[serde(default)]
+    pub drafted_tokens: u32,
+    /// Guessed tokens that were right.
+    #[serde(default)]
+    pub accepted_tokens: u32,
 }
 
 /// Where the time of one request went, in milliseconds, as the worker saw it.

@@ -11,6 +11,7 @@
 //! This crate depends on nothing else of Aluco, so that a stand-in worker can be written for tests.
 
 mod bench;
+mod cache;
 mod command;
 mod event;
 mod frame;
@@ -18,6 +19,7 @@ mod generation;
 mod model;
 
 pub use bench::{BenchReport, BenchSpec, BenchTest, BenchTestResult};
+pub use cache::{CacheActivity, CacheOptions, CacheReport, Miss};
 pub use command::Command;
 pub use event::{Event, Failure, FailureKind, LogLevel, ModelActivity, WorkerHello, WorkerStatus};
 pub use frame::{
@@ -28,13 +30,14 @@ pub use generation::{
     Timings, TokenLogprob, Usage,
 };
 pub use model::{
-    Backend, DeviceMemory, FlashAttention, KvType, LoadOptions, LoadedModel, WeightLoading,
+    Backend, DeviceMemory, FlashAttention, KvType, LoadOptions, LoadedModel, Speculation,
+    WeightLoading,
 };
 
 use serde::{Deserialize, Serialize};
 
 /// Version of the frames in this crate. It changes whenever an older side could misread a newer one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Names one request on one socket. The supervisor chooses it and never uses it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ModelHandle;
+use crate::{CacheOptions, ModelHandle};
 
 /// What a worker computes on. One worker binary has one backend, and the CPU beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,8 +57,13 @@ pub struct LoadOptions {
     pub gpu_layers: Option<u32>,
     /// How the weights are read.
     pub weight_loading: WeightLoading,
-    /// Most bytes of memory for prompts that were computed before. `None`: a sixteenth of the machine's memory, at most 8 GiB.
-    pub prefix_cache_bytes: Option<u64>,
+    /// Prompts that were computed before.
+    pub cache: CacheOptions,
+    /// Longest time between two tokens of a stream that prefill of others may cause, in milliseconds. `None`: half as long again as
+    /// without them, by measurement.
+    pub tpot_ms: Option<f64>,
+    /// Guessing tokens from the conversation itself.
+    pub speculation: Speculation,
     /// Jinja source to use in place of the model's own chat template.
     pub chat_template: Option<String>,
 }
@@ -76,7 +81,9 @@ impl Default for LoadOptions {
             flash_attention: FlashAttention::Auto,
             gpu_layers: None,
             weight_loading: WeightLoading::Auto,
-            prefix_cache_bytes: None,
+            cache: CacheOptions::default(),
+            tpot_ms: None,
+            speculation: Speculation::Auto,
             chat_template: None,
         }
     }
@@ -137,6 +144,16 @@ pub enum WeightLoading {
     Read,
     /// The file is read past the page cache.
     DirectIo,
+}
+
+/// Whether tokens are guessed from the conversation (n-gram speculation). The output is the same either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    /// Where it measures faster.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// What a loaded model is and takes.

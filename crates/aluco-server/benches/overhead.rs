@@ -149,6 +149,8 @@ async fn direct(fleet: &Fleet, model: &str) -> Seen {
         tokens_max: Some(TOKENS),
         stop: Vec::new(),
         logprobs: None,
+        client: String::new(),
+        namespace: String::new(),
     };
     let begun = Instant::now();
     let mut generation = fleet

@@ -276,7 +276,7 @@ impl FleetGauges {
             }
             self.prefix_cache
                 .get_or_create(&labels)
-                .set(activity.prefix_cache_bytes);
+                .set(activity.cache.ram_bytes);
             for memory in &activity.memory {
                 for (kind, bytes) in [
                     ("weights", memory.weights_bytes),
@@ -308,6 +308,7 @@ mod tests {
             prompt_tokens: 10,
             cached_tokens: 4,
             generated_tokens: 5,
+            ..Usage::default()
         };
         let timings = Timings {
             first_token_ms: 20.0,

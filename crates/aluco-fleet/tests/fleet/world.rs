@@ -110,6 +110,8 @@ pub(crate) fn spec(prompt: &str) -> GenerationSpec {
         tokens_max: None,
         stop: Vec::new(),
         logprobs: None,
+        client: String::new(),
+        namespace: String::new(),
     }
 }
 

@@ -72,6 +72,8 @@ fn spec(body: &mut Body) -> Result<GenerationSpec, ApiError> {
         tokens_max: body.tokens_max()?,
         stop: body.stops()?,
         logprobs: body.chat_logprobs()?,
+        client: String::new(),
+        namespace: String::new(),
     })
 }
 

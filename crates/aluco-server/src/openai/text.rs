@@ -84,6 +84,8 @@ fn specs(body: &mut Body) -> Result<Vec<GenerationSpec>, ApiError> {
         tokens_max: body.tokens_max()?,
         stop: body.stops()?,
         logprobs: body.text_logprobs()?,
+        client: String::new(),
+        namespace: String::new(),
     };
     let prompts = prompts.into_iter();
     Ok(prompts

@@ -227,6 +227,8 @@ pub fn greedy(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
         tokens_max: Some(tokens_max),
         stop: Vec::new(),
         logprobs: None,
+        client: String::new(),
+        namespace: String::new(),
     }
 }
 

@@ -396,11 +396,11 @@ pub(crate) static KEYS: &[Key] = &[
         value_name: "SIZE",
         help: "Memory for prompts that were computed before, per model; 0 keeps none",
         set: |settings, raw| {
-            settings.load.prefix_cache_bytes = raw.size_or_auto()?;
+            settings.load.cache.ram_bytes = raw.size_or_auto()?;
             Ok(())
         },
         get: |settings| {
-            let bytes = settings.load.prefix_cache_bytes;
+            let bytes = settings.load.cache.ram_bytes;
             bytes.map_or_else(|| json!("auto"), |bytes| json!(units::write_size(bytes)))
         },
         ..PLAIN
