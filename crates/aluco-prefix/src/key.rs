@@ -43,7 +43,7 @@ pub struct Key([u8; 32]);
 pub enum Kind {
     /// As many tokens as the store's blocks have; others hang below it.
     Block,
-    /// From the end of its parent to any later position, less than a block; nothing hangs below it. Where state cannot be cut
+    /// From the end of its parent to any later position, at most a block; nothing hangs below it. Where state cannot be cut
     /// (windows, recurrence) it is a checkpoint: the only place from which a sequence can go on.
     Tail,
 }

@@ -50,6 +50,14 @@ pub enum Miss {
         /// Position of the first differing token.
         at: u32,
     },
+    /// As `Diverged`, and behind the difference both go on alike: something at the start of the prompt changes from request to
+    /// request, such as the time of day.
+    Volatile {
+        /// Position of the first differing token.
+        at: u32,
+    },
+    /// It is stored, but the memory of this model can only go on from checkpoints, and the last one lies before it.
+    NoCheckpoint,
     /// It was computed before and has been dropped since, for lack of room.
     Evicted,
     /// The prompts stored for this model were computed in another way: other KV types, another engine build and the like.
@@ -64,6 +72,8 @@ impl Miss {
         match self {
             Self::NothingStored => "nothing_stored",
             Self::Diverged { .. } => "diverged",
+            Self::Volatile { .. } => "volatile",
+            Self::NoCheckpoint => "no_checkpoint",
             Self::Evicted => "evicted",
             Self::FingerprintChanged => "fingerprint_changed",
             Self::Off => "off",
