@@ -7,5 +7,7 @@
 
 pub mod disk;
 mod key;
+mod tree;
 
 pub use key::{Entry, Fingerprint, Key, Kind, ParseKeyError};
+pub use tree::{Common, Cut, Origin, Part, Path, Tree};
