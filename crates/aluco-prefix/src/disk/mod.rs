@@ -35,6 +35,9 @@ pub use manifest::Manifest;
 
 use files::Files;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes that this user could still write to the file system where `root` is, or will be.
 pub fn free_bytes(root: &Path) -> io::Result<u64> {
     let existing: PathBuf = root
