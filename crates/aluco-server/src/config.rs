@@ -8,6 +8,8 @@ pub struct ServerConfig {
     /// Keys of which a request has to bring one (`Authorization: Bearer` or `X-API-Key`). Empty: none is asked for, and then requests
     /// are answered only if their `Host` names this machine itself, so that no web page can reach the server by a name of its own.
     pub api_keys: Vec<String>,
+    /// Whose computed prompts a request may use.
+    pub isolation: Isolation,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
     /// How long a client may take to send a request's head, and again its body.
@@ -27,6 +29,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
+            isolation: Isolation::default(),
             body_bytes_max: 64 << 20,
             read_timeout: Duration::from_secs(60),
             accept_patience: Duration::from_secs(5),
@@ -41,6 +44,7 @@ impl fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerConfig")
             .field("api_keys", &self.api_keys.len())
+            .field("isolation", &self.isolation)
             .field("body_bytes_max", &self.body_bytes_max)
             .field("read_timeout", &self.read_timeout)
             .field("accept_patience", &self.accept_patience)
@@ -49,6 +53,16 @@ impl fmt::Debug for ServerConfig {
             .field("version", &self.version)
             .finish()
     }
+}
+
+/// Whose computed prompts a request may use. A prompt that another has asked before is answered faster, which shows that it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Everybody's.
+    #[default]
+    Shared,
+    /// Those of requests with the same API key. Without keys there is nothing to tell clients apart by, and all share.
+    Key,
 }
 
 /// Why the server must not listen there, or `None` if it may: whoever reaches the address can use the machine.

@@ -24,5 +24,5 @@ mod serve;
 mod stream;
 
 pub use app::router;
-pub use config::{ServerConfig, bind_refusal};
+pub use config::{Isolation, ServerConfig, bind_refusal};
 pub use serve::serve;

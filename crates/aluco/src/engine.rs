@@ -19,7 +19,7 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
     FleetConfig {
         worker_binary: settings.worker.clone(),
         backend: settings.backend,
-        load_options: settings.load.clone(),
+        load_options: settings.load_options(),
         models_max: settings.models_max,
         queue_max: settings.queue_max,
         keep_alive: settings.keep_alive,
@@ -31,6 +31,7 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
 pub(crate) fn server(settings: &Settings) -> ServerConfig {
     ServerConfig {
         api_keys: settings.api_keys.clone(),
+        isolation: settings.cache_isolation,
         body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
         shutdown_limit: settings.shutdown_limit,
         ..ServerConfig::default()

@@ -1,8 +1,9 @@
 //! The one table of configuration keys. The file, the environment, the flags, their help and `aluco config` all read it.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
-use aluco_proto::{Backend, FlashAttention, KvType, WeightLoading};
+use aluco_proto::{Backend, FlashAttention, KvType, Speculation, WeightLoading};
+use aluco_server::Isolation;
 use serde_json::{Value, json};
 
 use super::{LogFormat, Raw, Settings, units};
@@ -108,12 +109,20 @@ const WEIGHT_LOADING: [(&str, WeightLoading); 4] = [
     ("direct", WeightLoading::DirectIo),
 ];
 
+const SPECULATION: [(&str, Speculation); 2] =
+    [("auto", Speculation::Auto), ("off", Speculation::Off)];
+
+const ISOLATION: [(&str, Isolation); 2] = [("shared", Isolation::Shared), ("key", Isolation::Key)];
+
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 const U32_MAX: u64 = u32::MAX as u64;
 
 /// Smallest limit of a request body: hardly a question fits into less.
 const BODY_BYTES_MIN: u64 = 1024;
+
+/// The times between two tokens that can be asked for, in milliseconds.
+const TPOT_MS: RangeInclusive<f64> = 0.1..=60_000.0;
 
 /// A key without aliases, flag of the same name, given once and no secret: what most are.
 const PLAIN: Key = Key {
@@ -391,6 +400,18 @@ pub(crate) static KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "cache_device",
+        env: "ALUCO_CACHE_DEVICE",
+        value_name: "TOKENS",
+        help: "KV cells that sequences may keep after their reply; auto is an eighth of the context",
+        set: |settings, raw| {
+            settings.load.cache.device_tokens = raw.count_or_auto(0..=U32_MAX)?;
+            Ok(())
+        },
+        get: |settings| auto(settings.load.cache.device_tokens),
+        ..PLAIN
+    },
+    Key {
         name: "cache_ram",
         env: "ALUCO_CACHE_RAM",
         value_name: "SIZE",
@@ -399,10 +420,59 @@ pub(crate) static KEYS: &[Key] = &[
             settings.load.cache.ram_bytes = raw.size_or_auto()?;
             Ok(())
         },
-        get: |settings| {
-            let bytes = settings.load.cache.ram_bytes;
-            bytes.map_or_else(|| json!("auto"), |bytes| json!(units::write_size(bytes)))
+        get: |settings| auto_size(settings.load.cache.ram_bytes),
+        ..PLAIN
+    },
+    Key {
+        name: "cache_disk",
+        env: "ALUCO_CACHE_DISK",
+        value_name: "SIZE",
+        help: "Disk for prompts that were computed before, of all models; 0 keeps none",
+        set: |settings, raw| {
+            settings.load.cache.disk_bytes = raw.size_or_auto()?;
+            Ok(())
         },
+        get: |settings| auto_size(settings.load.cache.disk_bytes),
+        ..PLAIN
+    },
+    Key {
+        name: "cache_dir",
+        env: "ALUCO_CACHE_DIR",
+        value_name: "FOLDER",
+        help: "Where prompts that were computed before lie on disk",
+        path: true,
+        set: |settings, raw| {
+            settings.cache_folder = raw.path()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.cache_folder),
+        ..PLAIN
+    },
+    Key {
+        name: "tpot_ms",
+        env: "ALUCO_TPOT_MS",
+        value_name: "MS",
+        help: "Longest time between two tokens of a stream that others' prompts may cause, or auto",
+        set: |settings, raw| {
+            settings.load.tpot_ms = raw.number_or_auto(TPOT_MS)?;
+            Ok(())
+        },
+        get: |settings| {
+            let ms = settings.load.tpot_ms;
+            ms.map_or_else(|| json!("auto"), |ms| json!(ms))
+        },
+        ..PLAIN
+    },
+    Key {
+        name: "speculation",
+        env: "ALUCO_SPECULATION",
+        value_name: "auto|off",
+        help: "Guessing tokens from the conversation, where it measures faster",
+        set: |settings, raw| {
+            settings.load.speculation = raw.choice(&SPECULATION)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&SPECULATION, settings.load.speculation)),
         ..PLAIN
     },
     Key {
@@ -485,6 +555,33 @@ pub(crate) static KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "cache_isolation",
+        env: "ALUCO_CACHE_ISOLATION",
+        value_name: "shared|key",
+        help: "Whose computed prompts are used: everybody's, or only those of the same API key",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.cache_isolation = raw.choice(&ISOLATION)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&ISOLATION, settings.cache_isolation)),
+        ..PLAIN
+    },
+    Key {
+        name: "prompt_rules",
+        env: "ALUCO_PROMPT_RULES",
+        value_name: "FILE",
+        help: "Rules that take out of prompts what changes without need; see prompt-rules.toml",
+        part: Part::Fleet,
+        path: true,
+        set: |settings, raw| {
+            settings.prompt_rules = Some(raw.path()?);
+            Ok(())
+        },
+        get: |settings| json!(settings.prompt_rules),
+        ..PLAIN
+    },
+    Key {
         name: "body_max",
         env: "ALUCO_BODY_MAX",
         value_name: "SIZE",
@@ -540,6 +637,10 @@ pub(crate) static KEYS: &[Key] = &[
 
 fn auto(value: Option<u32>) -> Value {
     value.map_or_else(|| json!("auto"), |value| json!(value))
+}
+
+fn auto_size(bytes: Option<u64>) -> Value {
+    bytes.map_or_else(|| json!("auto"), |bytes| json!(units::write_size(bytes)))
 }
 
 fn named<T: Copy + PartialEq>(choices: &[(&'static str, T)], value: T) -> &'static str {

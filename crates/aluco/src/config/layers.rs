@@ -114,6 +114,9 @@ pub(crate) fn load(environment: &Environment, files: &Files, flags: &[Given]) ->
     settings.hub_cache = environment
         .folder("XDG_CACHE_HOME", ".cache")
         .join("huggingface/hub");
+    settings.cache_folder = environment
+        .folder("XDG_CACHE_HOME", ".cache")
+        .join("aluco/prefix");
     let mut stack = Stack {
         home: environment.get("HOME").map(PathBuf::from),
         settings,
@@ -304,7 +307,10 @@ fn raw_of(value: &DeValue<'_>) -> Raw {
                 .collect();
             texts.map_or(Raw::Other("a list of other things than text"), Raw::List)
         }
-        DeValue::Float(_) => Raw::Other("a number with a fraction"),
+        DeValue::Float(float) => float
+            .as_str()
+            .parse()
+            .map_or(Raw::Other("a strange number"), Raw::Decimal),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Table(_) => Raw::Other("a table"),
     }
@@ -448,6 +454,13 @@ mod tests {
         assert_eq!(xdg.hub_cache, Path::new("/.cache/huggingface/hub"));
         let hub = settings([("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/hub")].into());
         assert_eq!(hub.hub_cache, Path::new("/hub"));
+        assert_eq!(
+            hub.cache_folder,
+            Path::new("/.cache/aluco/prefix"),
+            "no home"
+        );
+        let cache = settings([("XDG_CACHE_HOME", "/c")].into());
+        assert_eq!(cache.cache_folder, Path::new("/c/aluco/prefix"));
     }
 
     #[test]
@@ -508,6 +521,48 @@ mod tests {
     }
 
     #[test]
+    fn what_the_prefix_store_may_use_comes_from_every_layer() {
+        let folder = Folder::new();
+        let file = "cache_device = 0\ncache_disk = \"2GiB\"\ntpot_ms = 12.5\nspeculation = \"off\"\nprompt_rules = \"~/rules.toml\"";
+        let environment = [
+            ("HOME", "/home/owl"),
+            ("ALUCO_CACHE_ISOLATION", "key"),
+            ("ALUCO_CACHE_DISK", "auto"),
+        ]
+        .into();
+        let flags = [flag("cache_dir", "here"), flag("tpot_ms", "40")];
+        let settings = load(&environment, &folder.files("", file), &flags)
+            .unwrap()
+            .settings;
+        assert_eq!(settings.load.cache.device_tokens, Some(0));
+        assert_eq!(settings.load.cache.disk_bytes, None);
+        assert_eq!(settings.load.tpot_ms, Some(40.0));
+        assert_eq!(settings.load.speculation, aluco_proto::Speculation::Off);
+        assert_eq!(settings.cache_isolation, aluco_server::Isolation::Key);
+        assert_eq!(settings.cache_folder, Path::new("here"));
+        assert_eq!(
+            settings.prompt_rules.as_deref(),
+            Some(Path::new("/home/owl/rules.toml"))
+        );
+        for (file, expected) in [
+            (
+                "tpot_ms = 0.0",
+                "`tpot_ms`: expected a number from 0.1 to 60000 or \"auto\", found 0",
+            ),
+            ("tpot_ms = nan", "found NaN"),
+            ("tpot_ms = \"fast\"", "found \"fast\""),
+            (
+                "cache_isolation = \"user\"",
+                "expected one of \"shared\", \"key\", found \"user\"",
+            ),
+        ] {
+            let failure = load(&environment, &folder.files("", file), &[]).unwrap_err();
+            let message = failure.to_string();
+            assert!(message.contains(expected), "{file:?}: {message}");
+        }
+    }
+
+    #[test]
     fn mistakes_in_a_file_are_named_with_line_key_and_cure() {
         let folder = Folder::new();
         for (text, expected) in [
@@ -519,7 +574,7 @@ mod tests {
             ("host = 1", "user.toml:1: `host`: expected text, found 1"),
             (
                 "port = 1.5",
-                "user.toml:1: `port`: expected a whole number from 0 to 65535, found a number with a fraction",
+                "user.toml:1: `port`: expected a whole number from 0 to 65535, found 1.5",
             ),
             ("[server]\nport = 1", "user.toml:1: unknown key `server`"),
             (

@@ -14,6 +14,7 @@ use std::{
 };
 
 use aluco_proto::{Backend, LoadOptions};
+use aluco_server::Isolation;
 
 pub(crate) use keys::{KEYS, KV_TYPES, Key, Part};
 pub(crate) use layers::{Environment, Files, Given, load};
@@ -34,7 +35,11 @@ pub(crate) struct Settings {
     pub(crate) hub_cache: PathBuf,
     pub(crate) hub_endpoint: String,
     pub(crate) hub_token: Option<String>,
+    /// Without the folder of the disk tier; see [`Settings::load_options`].
     pub(crate) load: LoadOptions,
+    pub(crate) cache_folder: PathBuf,
+    pub(crate) cache_isolation: Isolation,
+    pub(crate) prompt_rules: Option<PathBuf>,
     pub(crate) backend: Option<Backend>,
     pub(crate) worker: Option<PathBuf>,
     pub(crate) models_max: usize,
@@ -68,6 +73,9 @@ impl Settings {
             hub_endpoint: "https://huggingface.co".to_owned(),
             hub_token: None,
             load: LoadOptions::default(),
+            cache_folder: home.join(".cache/aluco/prefix"),
+            cache_isolation: Isolation::default(),
+            prompt_rules: None,
             backend: None,
             worker: None,
             models_max: 3,
@@ -78,6 +86,14 @@ impl Settings {
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }
+    }
+
+    /// How models are loaded. The disk tier has its folder unless it may hold nothing.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        let mut options = self.load.clone();
+        options.cache.folder =
+            (options.cache.disk_bytes != Some(0)).then(|| self.cache_folder.clone());
+        options
     }
 
     /// The host and port as one address, with brackets around IPv6.
@@ -177,6 +193,18 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_disk_tier_has_no_folder_if_it_may_hold_nothing() {
+        let mut settings = Settings::for_home("/home/owl".as_ref());
+        let folder = |settings: &Settings| settings.load_options().cache.folder;
+        let default = Path::new("/home/owl/.cache/aluco/prefix");
+        assert_eq!(folder(&settings).as_deref(), Some(default));
+        settings.load.cache.disk_bytes = Some(1);
+        assert_eq!(folder(&settings).as_deref(), Some(default));
+        settings.load.cache.disk_bytes = Some(0);
+        assert_eq!(folder(&settings), None);
+    }
 
     #[test]
     fn clients_reach_a_server_on_all_interfaces_over_loopback() {

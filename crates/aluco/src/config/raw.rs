@@ -15,6 +15,8 @@ pub(crate) enum Raw {
     Text(String),
     /// An integer of a file.
     Integer(i64),
+    /// A number with a fraction, of a file.
+    Decimal(f64),
     /// A boolean of a file.
     Boolean(bool),
     /// Several texts: of a file, or of a repeated flag.
@@ -28,6 +30,7 @@ impl Raw {
         match self {
             Self::Word(text) | Self::Text(text) => format!("\"{text}\""),
             Self::Integer(value) => value.to_string(),
+            Self::Decimal(value) => value.to_string(),
             Self::Boolean(value) => value.to_string(),
             Self::List(_) => "a list".to_owned(),
             Self::Other(kind) => (*kind).to_owned(),
@@ -85,6 +88,28 @@ impl Raw {
                 .count(bounds.clone())
                 .map(|count| Some(count as u32))
                 .map_err(|_| self.expected(&format!("{} or \"auto\"", bounded(&bounds)))),
+        }
+    }
+
+    /// A number within bounds, or `None` for "auto".
+    pub(crate) fn number_or_auto(
+        &self,
+        bounds: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, String> {
+        let number = match self {
+            Self::Word(text) | Self::Text(text) if is_auto(text) => return Ok(None),
+            Self::Word(text) => text.trim().parse().ok(),
+            Self::Integer(value) => Some(*value as f64),
+            Self::Decimal(value) => Some(*value),
+            _ => None,
+        };
+        match number.filter(|number| bounds.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.expected(&format!(
+                "a number from {} to {} or \"auto\"",
+                bounds.start(),
+                bounds.end()
+            ))),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, time::Duration};
 
 use aluco_fleet::{Fleet, FleetConfig};
-use aluco_server::ServerConfig;
+use aluco_server::{Isolation, ServerConfig};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
@@ -40,6 +40,8 @@ impl OwnServer {
         let fleet = Fleet::new(fleet_config);
         let config = ServerConfig {
             api_keys: vec![key.clone()],
+            // The key is another one each time; what was computed under the last one would never be found again.
+            isolation: Isolation::Shared,
             shutdown_limit: SHUTDOWN_LIMIT,
             ..engine::server(settings)
         };
