@@ -164,6 +164,8 @@ pub struct FolderInfo {
     pub entries: u64,
     /// Bytes of those files.
     pub bytes: u64,
+    /// When the last of them was written or used; `None` if there are none.
+    pub newest: Option<SystemTime>,
     path: PathBuf,
 }
 
@@ -182,18 +184,24 @@ pub fn folders(root: &Path) -> Vec<FolderInfo> {
             // Both are 64 digits.
             let name: Key = folder.file_name().to_str()?.parse().ok()?;
             let path = folder.path();
-            let lengths: Vec<u64> = key_folders(&path)
-                .flat_map(|folder| files(&folder).collect::<Vec<_>>())
-                .filter(|file| has_suffix(&file.file_name(), ENTRY_SUFFIX))
-                .map(|file| file.metadata().map_or(0, |metadata| metadata.len()))
-                .collect();
-            Some(FolderInfo {
+            let mut info = FolderInfo {
                 fingerprint: Fingerprint::from_bytes(*name.as_bytes()),
                 manifest: Manifest::read(&path),
-                entries: lengths.len() as u64,
-                bytes: lengths.iter().sum(),
+                entries: 0,
+                bytes: 0,
+                newest: None,
                 path,
-            })
+            };
+            for file in key_folders(&info.path).flat_map(|folder| files(&folder)) {
+                if has_suffix(&file.file_name(), ENTRY_SUFFIX)
+                    && let Ok(metadata) = file.metadata()
+                {
+                    info.entries += 1;
+                    info.bytes += metadata.len();
+                    info.newest = info.newest.max(metadata.modified().ok());
+                }
+            }
+            Some(info)
         })
         .collect();
     infos.sort_by_key(|info| info.fingerprint);

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::{format::*, *};
 use crate::{Entry, Fingerprint, Key, Kind};
 
+mod faults;
+
 pub(super) fn fingerprint() -> Fingerprint {
     Fingerprint::of([("model", "owl"), ("kv", "f16")])
 }
@@ -205,6 +207,8 @@ fn folders_are_told_with_what_they_are_for() {
         .map(|info| (info.fingerprint, info.entries, info.bytes))
         .collect();
     assert_eq!(told, [(other, 0, 0), (fingerprint(), 2, bytes)]);
+    assert!(infos[0].newest.is_none());
+    assert!(infos[1].newest.unwrap().elapsed().unwrap() < Duration::from_secs(60));
     assert_eq!(infos[1].folder().survey().found.len(), 2);
     assert!(folders(&root.path().join("nowhere")).is_empty());
     assert!(free_bytes(&root.path().join("not/yet")).unwrap() > 0);
