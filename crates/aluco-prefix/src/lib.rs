@@ -7,7 +7,9 @@
 
 pub mod disk;
 mod key;
+mod store;
 mod tree;
 
 pub use key::{Entry, Fingerprint, Key, Kind, ParseKeyError};
-pub use tree::{Common, Cut, Origin, Part, Path, Tree};
+pub use store::{DiskOptions, Fetched, Found, FoundPart, Store, StoreOptions, StoreStatus, Tier};
+pub use tree::{Common, Cut, Origin, Part, Path, Payload, Tree};

@@ -21,6 +21,9 @@ const HITS_MAX: u32 = 7;
 /// Value of a side request's entry, relative to that of a conversation.
 const SIDE_WEIGHT: f64 = 0.05;
 
+/// The bytes of an entry, shared by whoever reads them.
+pub type Payload = Arc<Vec<u8>>;
+
 /// Where a stored sequence can be gone on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -47,7 +50,7 @@ pub struct Part {
     /// What it is.
     pub entry: Entry,
     /// Its payload, if it lies in memory.
-    pub payload: Option<Arc<[u8]>>,
+    pub payload: Option<Payload>,
 }
 
 /// The stored beginning of a prompt.
@@ -71,8 +74,10 @@ pub struct Common {
 #[derive(Debug)]
 struct Node {
     entry: Entry,
-    payload: Option<Arc<[u8]>>,
+    payload: Option<Payload>,
     on_disk: bool,
+    /// It had to leave the disk: it goes back only if it is used again.
+    left_disk: bool,
     children: Vec<Key>,
     origin: Origin,
     hits: u32,
@@ -136,9 +141,11 @@ impl Tree {
         self.ram_bytes
     }
 
-    /// The stored beginning of `tokens` that serves most of them.
-    pub fn find(&self, root: &Key, tokens: &[Token]) -> Path {
-        let blocks = self.stored_blocks(root, tokens);
+    /// The stored beginning of `tokens` that serves most of them. Entries that lie on disk alone count if `with` says so.
+    pub fn find(&self, root: &Key, tokens: &[Token], with: impl Fn(&Key) -> bool) -> Path {
+        let within_reach =
+            |node: &Node| node.payload.is_some() || (node.on_disk && with(&node.entry.key));
+        let blocks = self.blocks(root, tokens, within_reach);
         match self.cut {
             Cut::Anywhere => {
                 let begin = blocks.len() * self.block_tokens;
@@ -146,7 +153,7 @@ impl Tree {
                 let rest = &tokens[begin..];
                 let longest = self
                     .children(last)
-                    .filter(|node| !node.is_ghost())
+                    .filter(|node| within_reach(node))
                     .map(|node| (common_length(&node.entry.tokens, rest), node))
                     .max_by_key(|(length, node)| {
                         (*length, std::cmp::Reverse(node.entry.tokens.len()))
@@ -164,7 +171,7 @@ impl Tree {
                     let rest = &tokens[depth * self.block_tokens..];
                     let longest = self
                         .children(last)
-                        .filter(|node| node.entry.kind == Kind::Tail && !node.is_ghost())
+                        .filter(|node| node.entry.kind == Kind::Tail && within_reach(node))
                         .filter(|node| rest.starts_with(&node.entry.tokens))
                         .max_by_key(|node| node.entry.tokens.len());
                     if let Some(tail) = longest {
@@ -230,7 +237,7 @@ impl Tree {
 
     /// How many leading blocks of `tokens` are stored.
     pub fn stored(&self, root: &Key, tokens: &[Token]) -> usize {
-        self.stored_blocks(root, tokens).len()
+        self.blocks(root, tokens, |node| !node.is_ghost()).len()
     }
 
     /// The name that the block ending, or the tail reaching, at `end` has.
@@ -265,13 +272,14 @@ impl Tree {
                 node.used_at = self.clock;
                 node.hits = node.hits.saturating_add(1);
                 node.origin = Origin::Returning;
+                node.left_disk = false;
                 node.priority = priority(self.inflation, node);
             }
         }
     }
 
     /// Adds an entry whose parent is known. False if its parent is not, or if there is no room that others would not need more.
-    pub fn insert(&mut self, entry: Entry, payload: Arc<[u8]>, origin: Origin) -> bool {
+    pub fn insert(&mut self, entry: Entry, payload: Payload, origin: Origin) -> bool {
         let is_linked = entry.begin == 0 || self.holds(&entry.parent);
         let bytes = payload.len() as u64;
         if !is_linked || bytes > self.ram_bytes_max {
@@ -288,6 +296,7 @@ impl Tree {
         let mut node = Node {
             payload: Some(payload),
             on_disk: false,
+            left_disk: false,
             children: Vec::new(),
             origin,
             hits: 0,
@@ -298,6 +307,7 @@ impl Tree {
         };
         if let Some(known) = self.nodes.get(&node.entry.key) {
             node.on_disk = known.on_disk;
+            node.left_disk = known.left_disk;
             node.hits = known.hits;
             node.pinned = known.pinned;
             node.origin = if known.origin == Origin::Returning {
@@ -348,6 +358,7 @@ impl Tree {
                 entry,
                 payload: None,
                 on_disk: true,
+                left_disk: false,
                 children: Vec::new(),
                 origin: Origin::Returning,
                 hits: 0,
@@ -360,7 +371,7 @@ impl Tree {
     }
 
     /// Gives an entry that lies on disk its payload in memory, if there is room. It stays on disk either way.
-    pub fn load(&mut self, key: &Key, payload: Arc<[u8]>) {
+    pub fn load(&mut self, key: &Key, payload: Payload) {
         if let Some(node) = self.nodes.get(key).filter(|node| node.on_disk) {
             let (entry, origin) = (node.entry.clone(), node.origin);
             self.insert(entry, payload, origin);
@@ -381,6 +392,7 @@ impl Tree {
     pub fn lost(&mut self, key: &Key) {
         if let Some(node) = self.nodes.get_mut(key).filter(|node| node.on_disk) {
             node.on_disk = false;
+            node.left_disk = true;
             if node.is_ghost() {
                 self.ghosts += 1;
             }
@@ -394,7 +406,7 @@ impl Tree {
         let mut due: Vec<_> = self
             .nodes
             .values()
-            .filter(|node| node.payload.is_some() && !node.on_disk)
+            .filter(|node| node.payload.is_some() && !node.on_disk && !node.left_disk)
             .filter(|node| match node.origin {
                 Origin::Returning => true,
                 Origin::New => all,
@@ -414,18 +426,18 @@ impl Tree {
     }
 
     /// An entry and its payload, if it lies in memory and not yet on disk.
-    pub fn unwritten(&self, key: &Key) -> Option<(Entry, Arc<[u8]>)> {
+    pub fn unwritten(&self, key: &Key) -> Option<(Entry, Payload)> {
         let node = self.nodes.get(key).filter(|node| !node.on_disk)?;
         Some((node.entry.clone(), node.payload.clone()?))
     }
 
-    fn stored_blocks(&self, root: &Key, tokens: &[Token]) -> Vec<Key> {
+    fn blocks(&self, root: &Key, tokens: &[Token], wanted: impl Fn(&Node) -> bool) -> Vec<Key> {
         let mut blocks = Vec::new();
         let mut parent = *root;
         for chunk in tokens.chunks_exact(self.block_tokens) {
             let key = parent.child(Kind::Block, chunk);
-            let is_it = |node: &&Node| !node.is_ghost() && *node.entry.tokens == *chunk;
-            if self.nodes.get(&key).filter(is_it).is_none() {
+            let is_it = |node: &Node| wanted(node) && *node.entry.tokens == *chunk;
+            if !self.nodes.get(&key).is_some_and(is_it) {
                 break;
             }
             blocks.push(key);

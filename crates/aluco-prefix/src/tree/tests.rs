@@ -9,8 +9,12 @@ fn root() -> Key {
     Key::root(&Fingerprint::of([]), "")
 }
 
-fn payload(bytes: usize) -> Arc<[u8]> {
-    vec![7; bytes].into()
+fn payload(bytes: usize) -> Payload {
+    Payload::new(vec![7; bytes])
+}
+
+fn find(tree: &Tree, root: &Key, tokens: &[Token]) -> Path {
+    tree.find(root, tokens, |_| true)
 }
 
 /// Stores all whole blocks of `tokens`, and the tail if asked.
@@ -38,19 +42,19 @@ fn a_prompt_is_served_up_to_any_token() {
     let mut tree = Tree::new(BLOCK, Cut::Anywhere, 10_000);
     let tokens = sequence(11, 1);
     assert!(store(&mut tree, &tokens, true, Origin::New));
-    let path = tree.find(&root(), &tokens);
+    let path = find(&tree, &root(), &tokens);
     assert_eq!((path.tokens, path.parts.len()), (11, 3));
     // Within the tail, within a block, within the first block, and not at all.
     for (length, parts) in [(10, 3), (9, 3), (7, 2), (2, 1)] {
         let mut other = tokens[..length].to_vec();
         other.extend([-1, -2, -3, -4, -5]);
-        let path = tree.find(&root(), &other);
+        let path = find(&tree, &root(), &other);
         assert_eq!((path.tokens, path.parts.len()), (length as u32, parts));
         assert_eq!(tree.common(&root(), &other).tokens, length as u32);
     }
-    assert_eq!(tree.find(&root(), &[-1; 20]).tokens, 0);
+    assert_eq!(find(&tree, &root(), &[-1; 20]).tokens, 0);
     let elsewhere = Key::root(&Fingerprint::of([]), "someone else");
-    assert_eq!(tree.find(&elsewhere, &tokens).tokens, 0);
+    assert_eq!(find(&tree, &elsewhere, &tokens).tokens, 0);
 }
 
 #[test]
@@ -64,7 +68,7 @@ fn a_state_that_cannot_be_cut_serves_from_its_tails_only() {
         assert!(tree.insert(entry, payload(100), Origin::New));
     }
     for (length, served) in [(19, 19), (18, 8), (8, 8), (7, 6), (6, 6), (5, 0)] {
-        let path = tree.find(&root(), &tokens[..length]);
+        let path = find(&tree, &root(), &tokens[..length]);
         assert_eq!(path.tokens, served, "of {length}");
         let ends = path.parts.iter().map(|part| part.entry.tokens.len() as u32);
         assert_eq!(ends.sum::<u32>(), served);
@@ -101,7 +105,7 @@ fn what_is_used_again_outlives_what_is_not() {
     let mut tree = Tree::new(BLOCK, Cut::Anywhere, 600);
     let main = sequence(12, 1);
     assert!(store(&mut tree, &main, false, Origin::New));
-    let path = tree.find(&root(), &main);
+    let path = find(&tree, &root(), &main);
     tree.touch(&path);
     for seed in 2..5 {
         store(&mut tree, &sequence(12, seed), false, Origin::New);
@@ -148,13 +152,13 @@ fn what_lies_on_disk_is_found_after_a_restart_and_orphans_are_named() {
     let mut again = Tree::new(BLOCK, Cut::Anywhere, 10_000);
     let reversed = entries.iter().rev().map(|entry| (entry.clone(), false));
     assert!(again.add_from_disk(reversed).is_empty());
-    let path = again.find(&root(), &tokens);
+    let path = find(&again, &root(), &tokens);
     assert_eq!((path.tokens, path.parts.len()), (10, 3));
     assert!(path.parts.iter().all(|part| part.payload.is_none()));
     again.load(&due[0], payload(100));
-    assert!(again.find(&root(), &tokens).parts[0].payload.is_some());
+    assert!(find(&again, &root(), &tokens).parts[0].payload.is_some());
     again.lost(&due[1]);
-    assert_eq!(again.find(&root(), &tokens).tokens, 4);
+    assert_eq!(find(&again, &root(), &tokens).tokens, 4);
 
     let mut without = Tree::new(BLOCK, Cut::Anywhere, 10_000);
     let orphans = without.add_from_disk(entries[1..].iter().map(|entry| (entry.clone(), false)));
@@ -180,7 +184,7 @@ proptest! {
         let mut all = Vec::new();
         for (tokens, origin) in &sequences {
             let origin = [Origin::New, Origin::Returning, Origin::Side][usize::from(*origin)];
-            let path = tree.find(&root(), tokens);
+            let path = find(&tree, &root(), tokens);
             // What is served begins the prompt, part by part.
             let mut begin = 0;
             for (index, part) in path.parts.iter().enumerate() {

@@ -1,0 +1,530 @@
+//! The store of one model: the tree, shared between threads, and the thread that writes to disk behind it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path as FsPath, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aluco_proto::Token;
+
+use crate::{
+    Entry, Fingerprint, Key, Kind,
+    disk::{self, DiskError, Folder},
+    tree::{Common, Cut, Origin, Path, Payload, Tree},
+};
+
+/// Room that is left on the file system whatever the budget says.
+const FREE_BYTES_MIN: u64 = 2 << 30;
+
+/// What is left of the budget after making room.
+const TRIM_TO: f64 = 0.9;
+
+/// How long the disk is left alone after it failed.
+const DISK_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often a prompt is looked up again when files turn out to be gone or damaged.
+const FETCH_ATTEMPTS: usize = 4;
+
+/// What a store is made for.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Everything that its states depend on.
+    pub fingerprint: Fingerprint,
+    /// The same for people: names and values. The first is the model; folders that differ only in others are told apart by it.
+    pub facts: Vec<(String, String)>,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+    /// Where sequences can be gone on from.
+    pub cut: Cut,
+    /// Most bytes in memory. Nothing is stored on disk that was not in memory first.
+    pub ram_bytes: u64,
+    /// The disk tier.
+    pub disk: Option<DiskOptions>,
+}
+
+/// Where and how much.
+#[derive(Debug, Clone)]
+pub struct DiskOptions {
+    /// Folder of all models.
+    pub root: PathBuf,
+    /// Most bytes in it.
+    pub bytes: u64,
+}
+
+/// Where a part of a prompt was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// In memory.
+    Ram,
+    /// On disk.
+    Disk,
+}
+
+/// A stored part with its payload.
+#[derive(Debug, Clone)]
+pub struct FoundPart {
+    /// What it is.
+    pub entry: Entry,
+    /// Its payload.
+    pub payload: Payload,
+    /// Where it came from.
+    pub tier: Tier,
+}
+
+/// The stored beginning of a prompt.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Its parts, from position 0 on.
+    pub parts: Vec<FoundPart>,
+    /// Tokens that they serve; the last part may go further.
+    pub tokens: u32,
+}
+
+/// What was read from disk for a prompt. It holds the payloads until they are used, whatever is evicted meanwhile.
+#[derive(Debug, Clone, Default)]
+pub struct Fetched {
+    payloads: HashMap<Key, Payload>,
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStatus {
+    /// Bytes in memory.
+    pub ram_bytes: u64,
+    /// Bytes on disk, of all models.
+    pub disk_bytes: u64,
+    /// Bytes written to disk by this store.
+    pub disk_written_bytes: u64,
+}
+
+/// A handle to the store of one model.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    jobs: Option<Sender<Job>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    fingerprint: Fingerprint,
+    tree: Mutex<Tree>,
+    disk: Option<Disk>,
+    /// How the prompts of this model on disk were computed otherwise, if there are any.
+    computed_otherwise: Option<String>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    folder: Folder,
+    root: PathBuf,
+    bytes_max: u64,
+    /// Bytes below the root, as far as is known.
+    bytes: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Job {
+    Write(Vec<Key>),
+    Touch(Vec<Key>),
+    /// Answers when everything before it is done.
+    Mark(Sender<()>),
+}
+
+impl Store {
+    /// Opens a store; what lies on disk under its fingerprint is known afterwards. If the disk tier cannot be opened the store works without it,
+    /// and the error says why.
+    pub fn open(options: StoreOptions) -> (Self, Option<DiskError>) {
+        let mut tree = Tree::new(options.block_tokens, options.cut, options.ram_bytes);
+        let mut computed_otherwise = None;
+        let (disk, error) = match options.disk.filter(|disk| disk.bytes > 0) {
+            None => (None, None),
+            Some(disk) => match Folder::open(&disk.root, options.fingerprint, &options.facts) {
+                Ok(folder) => {
+                    computed_otherwise =
+                        difference(&disk.root, &options.fingerprint, &options.facts);
+                    let disk = Disk::new(folder, disk);
+                    disk.index(&mut tree);
+                    (Some(disk), None)
+                }
+                Err(error) => (None, Some(error)),
+            },
+        };
+        let shared = Arc::new(Shared {
+            fingerprint: options.fingerprint,
+            tree: Mutex::new(tree),
+            disk,
+            computed_otherwise,
+        });
+        let jobs = shared.disk.is_some().then(|| {
+            let (jobs, inbox) = channel();
+            let shared = shared.clone();
+            // Ends with the last handle.
+            thread::Builder::new()
+                .name("prefix store".to_owned())
+                .spawn(move || write_behind(&shared, &inbox))
+                .expect("the system lets a process have a few threads");
+            jobs
+        });
+        (Self { shared, jobs }, error)
+    }
+
+    /// Tokens of a block.
+    pub fn block_tokens(&self) -> usize {
+        self.tree().block_tokens()
+    }
+
+    /// How prompts of this model that lie on disk were computed otherwise, such as `kv_type_k: q8_0, now f16`.
+    pub fn computed_otherwise(&self) -> Option<&str> {
+        self.shared.computed_otherwise.as_deref()
+    }
+
+    /// Reads from disk what there is of the beginning of `tokens` and not in memory.
+    pub fn fetch(&self, namespace: &str, tokens: &[Token]) -> Fetched {
+        let mut fetched = Fetched::default();
+        let Some(disk) = &self.shared.disk else {
+            return fetched;
+        };
+        let root = self.root(namespace);
+        for _ in 0..FETCH_ATTEMPTS {
+            let path = self.tree().find(&root, tokens, |_| true);
+            let mut is_complete = true;
+            for part in &path.parts {
+                let key = part.entry.key;
+                if part.payload.is_some() || fetched.payloads.contains_key(&key) {
+                    continue;
+                }
+                if let Some(payload) = disk.read(&part.entry) {
+                    self.tree().load(&key, payload.clone());
+                    fetched.payloads.insert(key, payload);
+                } else {
+                    self.tree().lost(&key);
+                    is_complete = false;
+                    break;
+                }
+            }
+            if is_complete {
+                break;
+            }
+        }
+        fetched
+    }
+
+    /// The stored beginning of `tokens` that serves most of them and is in memory or was fetched. It counts as used.
+    pub fn find(&self, namespace: &str, tokens: &[Token], fetched: &Fetched) -> Found {
+        let root = self.root(namespace);
+        let path = self
+            .tree()
+            .find(&root, tokens, |key| fetched.payloads.contains_key(key));
+        let mut parts = Vec::with_capacity(path.parts.len());
+        for part in path.parts {
+            let from_disk = fetched.payloads.get(&part.entry.key);
+            let tier = if from_disk.is_some() {
+                Tier::Disk
+            } else {
+                Tier::Ram
+            };
+            let Some(payload) = part.payload.or_else(|| from_disk.cloned()) else {
+                return Found::default();
+            };
+            parts.push(FoundPart {
+                entry: part.entry,
+                payload,
+                tier,
+            });
+        }
+        Found {
+            parts,
+            tokens: path.tokens,
+        }
+    }
+
+    /// Notes that what was found is used, here or because the same lies on the device: it will be kept for longer, and go to disk.
+    pub fn touch(&self, namespace: &str, tokens: &[Token]) {
+        let root = self.root(namespace);
+        let mut tree = self.tree();
+        let path: Path = tree.find(&root, tokens, |_| true);
+        tree.touch(&path);
+        drop(tree);
+        let keys: Vec<Key> = path.parts.iter().map(|part| part.entry.key).collect();
+        if !keys.is_empty() {
+            self.job(Job::Write(keys.clone()));
+            self.job(Job::Touch(keys));
+        }
+    }
+
+    /// How far `tokens` go along with anything known, stored or not.
+    pub fn common(&self, namespace: &str, tokens: &[Token]) -> Common {
+        self.tree().common(&self.root(namespace), tokens)
+    }
+
+    /// How many leading blocks of `tokens` are stored.
+    pub fn stored_blocks(&self, namespace: &str, tokens: &[Token]) -> usize {
+        self.tree().stored(&self.root(namespace), tokens)
+    }
+
+    /// The entry that ends where `tokens` end, if it is not stored yet.
+    pub fn missing(&self, namespace: &str, tokens: &[Token], kind: Kind) -> Option<Entry> {
+        let tree = self.tree();
+        let entry = tree.entry(&self.root(namespace), tokens, kind);
+        (!tree.holds(&entry.key)).then_some(entry)
+    }
+
+    /// Adds an entry whose parent is stored. False if that cannot be, or if there is no room that others would not need more.
+    pub fn insert(&self, entry: Entry, payload: Vec<u8>, origin: Origin) -> bool {
+        let key = entry.key;
+        let is_in = self.tree().insert(entry, Payload::new(payload), origin);
+        if is_in && origin == Origin::Returning {
+            let chain = self.tree().chain(&key);
+            self.job(Job::Write(chain));
+        }
+        is_in
+    }
+
+    /// Has everything written to disk that is worth it: there is time for it now.
+    pub fn write_all(&self) {
+        if self.jobs.is_some() {
+            let due = self.tree().due_for_disk(true);
+            if !due.is_empty() {
+                self.job(Job::Write(due));
+            }
+        }
+    }
+
+    /// As [`Self::write_all`], and waits for it, but not for longer than this. True if all is written.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.write_all();
+        let (done, wait) = channel();
+        self.job(Job::Mark(done));
+        self.jobs.is_none() || wait.recv_timeout(patience).is_ok()
+    }
+
+    /// What it holds.
+    pub fn status(&self) -> StoreStatus {
+        let disk = self.shared.disk.as_ref();
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        StoreStatus {
+            ram_bytes: self.tree().ram_bytes(),
+            disk_bytes: disk.map_or(0, |disk| load(&disk.bytes)),
+            disk_written_bytes: disk.map_or(0, |disk| load(&disk.written_bytes)),
+        }
+    }
+
+    fn root(&self, namespace: &str) -> Key {
+        Key::root(&self.shared.fingerprint, namespace)
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.shared.tree()
+    }
+
+    fn job(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // The thread lives as long as this sender.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Shared {
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_behind(shared: &Shared, inbox: &Receiver<Job>) {
+    let Some(disk) = &shared.disk else { return };
+    let mut paused_until = None;
+    for job in inbox {
+        match job {
+            Job::Mark(done) => {
+                let _ = done.send(());
+            }
+            Job::Touch(keys) => {
+                for key in keys {
+                    disk.folder.touch(&key);
+                }
+            }
+            Job::Write(keys) => {
+                for key in keys {
+                    if paused_until.is_some_and(|until| Instant::now() < until) {
+                        break;
+                    }
+                    let Some((entry, payload)) = shared.tree().unwritten(&key) else {
+                        continue;
+                    };
+                    match disk.write(&entry, &payload, &shared.tree) {
+                        Ok(true) => shared.tree().written(&key),
+                        Ok(false) => break,
+                        Err(error) => {
+                            tracing::warn!(
+                                "prompts are not written to disk for {} s: {error}",
+                                DISK_PAUSE.as_secs()
+                            );
+                            paused_until = Some(Instant::now() + DISK_PAUSE);
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Disk {
+    fn new(folder: Folder, options: DiskOptions) -> Self {
+        let bytes = total_bytes(&options.root);
+        Self {
+            folder,
+            root: options.root,
+            bytes_max: options.bytes,
+            bytes: AtomicU64::new(bytes),
+            written_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn index(&self, tree: &mut Tree) {
+        let found = self.folder.scan();
+        let entries = found.into_iter().map(|found| (found.entry, found.pinned));
+        for orphan in tree.add_from_disk(entries) {
+            remove(&self.folder, &orphan);
+        }
+    }
+
+    /// The payload of an entry, if it is there and what it should be.
+    fn read(&self, entry: &Entry) -> Option<Payload> {
+        match self.folder.read(&entry.key) {
+            Ok(Some((found, payload))) if found == *entry => Some(Payload::new(payload)),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!("a stored prompt is not used: {error}");
+                None
+            }
+        }
+    }
+
+    /// Writes an entry. False if there is no room.
+    fn write(&self, entry: &Entry, payload: &[u8], tree: &Mutex<Tree>) -> Result<bool, DiskError> {
+        let bytes = payload.len() as u64;
+        if self.bytes.load(Ordering::Relaxed) + bytes > self.bytes_max {
+            self.trim(bytes, tree);
+            if self.bytes.load(Ordering::Relaxed) + bytes > self.bytes_max {
+                return Ok(false);
+            }
+        }
+        if disk::free_bytes(&self.root).is_ok_and(|free| free < FREE_BYTES_MIN + bytes) {
+            return Ok(false);
+        }
+        let written = self.folder.write(entry, payload)?;
+        self.bytes.fetch_add(written, Ordering::Relaxed);
+        self.written_bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Makes room for so many bytes: of all models, what was not used for longest goes, ends before beginnings.
+    fn trim(&self, bytes: u64, tree: &Mutex<Tree>) {
+        let folders = disk::folders(&self.root);
+        let folders: Vec<Folder> = folders.iter().map(disk::FolderInfo::folder).collect();
+        let mut all = Vec::new();
+        for (index, folder) in folders.iter().enumerate() {
+            all.extend(folder.scan().into_iter().map(|found| (index, found)));
+        }
+        let mut total: u64 = all.iter().map(|(_, found)| found.file_bytes).sum();
+        let goal = ((self.bytes_max as f64 * TRIM_TO) as u64).saturating_sub(bytes);
+        // What leads to something pinned is pinned, and was used no earlier than what it leads to.
+        let mut kept: HashSet<Key> = all
+            .iter()
+            .filter(|(_, found)| found.pinned)
+            .map(|(_, found)| found.entry.key)
+            .collect();
+        let mut used_at: HashMap<Key, SystemTime> = HashMap::new();
+        all.sort_by_key(|(_, found)| std::cmp::Reverse(found.entry.begin));
+        for (_, found) in &all {
+            let (key, parent) = (found.entry.key, found.entry.parent);
+            if kept.contains(&key) {
+                kept.insert(parent);
+            }
+            let used = used_at
+                .get(&key)
+                .map_or(found.used_at, |at| found.used_at.max(*at));
+            used_at.insert(key, used);
+            let parent = used_at.entry(parent).or_insert(used);
+            *parent = used.max(*parent);
+        }
+        // Stable: of those used at one time the ends still come first.
+        all.sort_by_key(|(_, found)| used_at[&found.entry.key]);
+        for (index, found) in &all {
+            if total <= goal {
+                break;
+            }
+            if kept.contains(&found.entry.key) {
+                continue;
+            }
+            let key = &found.entry.key;
+            if remove(&folders[*index], key) {
+                total -= found.file_bytes;
+                if folders[*index].fingerprint() == self.folder.fingerprint() {
+                    tree.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .lost(key);
+                }
+            }
+        }
+        self.bytes.store(total, Ordering::Relaxed);
+    }
+}
+
+fn remove(folder: &Folder, key: &Key) -> bool {
+    match folder.remove(key) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!("a stored prompt could not be removed: {error}");
+            false
+        }
+    }
+}
+
+fn total_bytes(root: &FsPath) -> u64 {
+    disk::folders(root).iter().map(|folder| folder.bytes).sum()
+}
+
+/// How the prompts of this very model that lie on disk were computed otherwise, if all of them were.
+fn difference(
+    root: &FsPath,
+    fingerprint: &Fingerprint,
+    facts: &[(String, String)],
+) -> Option<String> {
+    let (model, value) = facts.first()?;
+    let folders = disk::folders(root);
+    let others = folders.iter().filter(|folder| {
+        folder.fingerprint != *fingerprint
+            && folder.entries > 0
+            && folder
+                .manifest
+                .as_ref()
+                .is_some_and(|manifest| manifest.fact(model) == Some(value))
+    });
+    let other = others.max_by_key(|folder| {
+        let manifest = folder.manifest.as_ref();
+        manifest.map(|manifest| manifest.created.clone())
+    })?;
+    let manifest = other.manifest.as_ref()?;
+    let differences: Vec<String> = facts
+        .iter()
+        .filter_map(|(name, now)| {
+            let was = manifest.fact(name)?;
+            (was != now).then(|| format!("{name}: {was}, now {now}"))
+        })
+        .collect();
+    (!differences.is_empty()).then(|| differences.join("; "))
+}
+
+#[cfg(test)]
+mod tests;

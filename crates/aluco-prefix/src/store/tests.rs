@@ -1,0 +1,194 @@
+use super::*;
+
+const BLOCK: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options(root: &FsPath, disk_bytes: u64) -> StoreOptions {
+    let facts = vec![
+        ("model".to_owned(), "m".to_owned()),
+        ("kv_type_k".to_owned(), "f16".to_owned()),
+    ];
+    StoreOptions {
+        fingerprint: fingerprint(&facts),
+        facts,
+        block_tokens: BLOCK,
+        cut: Cut::Anywhere,
+        ram_bytes: 1 << 20,
+        disk: Some(DiskOptions {
+            root: root.to_owned(),
+            bytes: disk_bytes,
+        }),
+    }
+}
+
+fn fingerprint(facts: &[(String, String)]) -> Fingerprint {
+    Fingerprint::of(
+        facts
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    )
+}
+
+fn open(options: StoreOptions) -> Store {
+    let (store, error) = Store::open(options);
+    assert!(error.is_none());
+    store
+}
+
+fn tokens(length: usize, seed: Token) -> Vec<Token> {
+    (0..length as Token).map(|token| token * 7 + seed).collect()
+}
+
+/// The bytes that an entry ending here has in these tests.
+fn payload(end: usize, seed: Token) -> Vec<u8> {
+    vec![(end as u8).wrapping_add(seed as u8); 1000]
+}
+
+fn keep(store: &Store, tokens: &[Token], origin: Origin) {
+    let seed = tokens[0];
+    let whole = tokens.len() / BLOCK * BLOCK;
+    let ends = (BLOCK..=whole).step_by(BLOCK).map(|end| (end, Kind::Block));
+    for (end, kind) in ends.chain([(tokens.len(), Kind::Tail)]) {
+        if let Some(entry) = store.missing("", &tokens[..end], kind) {
+            assert!(store.insert(entry, payload(end, seed), origin));
+        }
+    }
+}
+
+fn check(found: &Found, tokens: &[Token], tier: Tier) {
+    let mut end = 0;
+    for part in &found.parts {
+        end += part.entry.tokens.len();
+        assert_eq!(*part.payload, payload(end, tokens[0]));
+        assert_eq!(part.tier, tier);
+    }
+}
+
+#[test]
+fn a_conversation_that_came_back_is_there_after_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let conversation = tokens(10, 1);
+    {
+        let store = open(options(root.path(), 1 << 20));
+        keep(&store, &conversation, Origin::Returning);
+        let found = store.find("", &conversation, &Fetched::default());
+        assert_eq!(found.tokens, 10);
+        check(&found, &conversation, Tier::Ram);
+        assert!(store.flush(PATIENCE));
+        assert!(store.status().disk_written_bytes > 3000);
+    }
+    let store = open(options(root.path(), 1 << 20));
+    assert_eq!(store.find("", &conversation, &Fetched::default()).tokens, 0);
+    assert_eq!(store.common("", &conversation).tokens, 10);
+    let fetched = store.fetch("", &conversation);
+    let found = store.find("", &conversation, &fetched);
+    assert_eq!(found.tokens, 10);
+    check(&found, &conversation, Tier::Disk);
+    // From now on it lies in memory; to another namespace it does not exist.
+    let found = store.find("", &conversation, &Fetched::default());
+    check(&found, &conversation, Tier::Ram);
+    assert_eq!(store.common("someone", &conversation).tokens, 0);
+}
+
+#[test]
+fn side_requests_stay_off_the_disk_until_they_are_used_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(options(root.path(), 1 << 20));
+    let title = tokens(6, 1);
+    keep(&store, &title, Origin::Side);
+    assert!(store.flush(PATIENCE));
+    assert_eq!(store.status().disk_written_bytes, 0);
+    store.touch("", &title);
+    assert!(store.flush(PATIENCE));
+    assert!(store.status().disk_written_bytes > 1000);
+}
+
+#[test]
+fn the_disk_budget_is_kept_and_the_oldest_goes_but_for_what_is_pinned() {
+    let root = tempfile::tempdir().unwrap();
+    let pinned = tokens(4, 1);
+    {
+        let store = open(options(root.path(), 20_000));
+        keep(&store, &pinned, Origin::Returning);
+        assert!(store.flush(PATIENCE));
+        let key = Key::root(&store.shared.fingerprint, "").child(Kind::Block, &pinned);
+        let disk = store.shared.disk.as_ref().unwrap();
+        disk.folder.pin(&key, true).unwrap();
+    }
+    let store = open(options(root.path(), 20_000));
+    for seed in 2..20 {
+        keep(&store, &tokens(10, seed), Origin::Returning);
+        assert!(store.flush(PATIENCE));
+        assert!(store.status().disk_bytes <= 20_000);
+        assert!(total_bytes(root.path()) <= 20_000);
+    }
+    let again = open(options(root.path(), 20_000));
+    assert_eq!(again.common("", &tokens(10, 19)).tokens, 10);
+    assert_eq!(again.common("", &tokens(10, 2)).tokens, 0);
+    assert_eq!(again.common("", &pinned).tokens, 4);
+}
+
+#[test]
+fn a_damaged_file_is_computed_again_and_the_rest_is_used() {
+    let root = tempfile::tempdir().unwrap();
+    let conversation = tokens(12, 1);
+    {
+        let store = open(options(root.path(), 1 << 20));
+        keep(&store, &conversation, Origin::Returning);
+        assert!(store.flush(PATIENCE));
+    }
+    let store = open(options(root.path(), 1 << 20));
+    let second = store.missing("", &[&conversation[..4], &[0; 4]].concat(), Kind::Block);
+    let second = second
+        .unwrap()
+        .parent
+        .child(Kind::Block, &conversation[4..8]);
+    let path = store
+        .shared
+        .disk
+        .as_ref()
+        .unwrap()
+        .folder
+        .entry_path(&second);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let fetched = store.fetch("", &conversation);
+    let found = store.find("", &conversation, &fetched);
+    assert_eq!(found.tokens, 4);
+    check(&found, &conversation, Tier::Disk);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_model_that_is_computed_otherwise_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    {
+        let store = open(options(root.path(), 1 << 20));
+        assert_eq!(store.computed_otherwise(), None);
+        keep(&store, &tokens(4, 1), Origin::Returning);
+        assert!(store.flush(PATIENCE));
+    }
+    let mut changed = options(root.path(), 1 << 20);
+    changed.facts[1].1 = "q8_0".to_owned();
+    changed.fingerprint = fingerprint(&changed.facts);
+    let store = open(changed);
+    assert_eq!(store.computed_otherwise(), Some("kv_type_k: f16, now q8_0"));
+    assert_eq!(store.common("", &tokens(4, 1)).tokens, 0);
+}
+
+#[test]
+fn a_disk_that_cannot_be_used_leaves_the_memory() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("a file");
+    std::fs::write(&file, "").unwrap();
+    let (store, error) = Store::open(options(&file, 1 << 20));
+    assert!(error.is_some());
+    keep(&store, &tokens(10, 1), Origin::Returning);
+    assert!(store.flush(PATIENCE));
+    assert_eq!(
+        store.find("", &tokens(10, 1), &Fetched::default()).tokens,
+        10
+    );
+}
