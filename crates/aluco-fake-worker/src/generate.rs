@@ -7,8 +7,8 @@ use std::{
 };
 
 use aluco_proto::{
-    Alternative, CacheReport, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
-    RequestId, Timings, Token, TokenLogprob, Usage,
+    Alternative, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec, RequestId,
+    Timings, Token, TokenLogprob, Usage,
 };
 
 use crate::{
@@ -80,10 +80,7 @@ fn try_run(
     let started = Instant::now();
     send(GenerationEvent::Started {
         prompt_tokens,
-        cache: CacheReport {
-            ram_tokens: script.cached_tokens,
-            ..CacheReport::default()
-        },
+        cache: script.cache,
         seed: spec.sampling.seed.unwrap_or(SEED),
     });
     for part in 1..=script.prefill_events {
@@ -96,7 +93,8 @@ fn try_run(
             prompt_tokens,
         });
     }
-    let computed = prompt_tokens.saturating_sub(script.cached_tokens);
+    let cached_tokens = script.cache.cached_tokens();
+    let computed = prompt_tokens.saturating_sub(cached_tokens);
     model
         .counters
         .prefill_tokens
@@ -197,9 +195,10 @@ fn try_run(
     let first_token = first_token.unwrap_or(started);
     let usage = Usage {
         prompt_tokens,
-        cached_tokens: script.cached_tokens,
+        cached_tokens,
         generated_tokens,
-        ..Usage::default()
+        drafted_tokens: script.drafted_tokens,
+        accepted_tokens: script.accepted_tokens,
     };
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timings = Timings {

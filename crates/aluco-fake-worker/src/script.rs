@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aluco_proto::{Backend, DeviceMemory, PROTOCOL_VERSION, WorkerHello};
+use aluco_proto::{
+    Backend, CacheActivity, CacheReport, DeviceMemory, PROTOCOL_VERSION, WorkerHello,
+};
 use serde::{Deserialize, Serialize};
 
 /// A model that is made up: its answers, its pace, its accidents. The default answers at once and never fails.
@@ -27,8 +29,14 @@ pub struct Script {
     pub prefill_delay_ms: u64,
     /// Claimed length of every prompt. `None`: its words.
     pub prompt_tokens: Option<u32>,
-    /// Claimed cache hits of every prompt.
-    pub cached_tokens: u32,
+    /// What the prefix store claims to have done for every prompt.
+    pub cache: CacheReport,
+    /// What the prefix store claims to hold and to have done since the load.
+    pub cache_activity: CacheActivity,
+    /// Claimed guesses of every generation.
+    pub drafted_tokens: u32,
+    /// How many of them are claimed to have been right.
+    pub accepted_tokens: u32,
     /// Context, unless the load asks for another.
     pub context_tokens: u32,
     /// Time that a load takes, in milliseconds, with ten `Loading` events on the way.
@@ -50,6 +58,9 @@ pub struct Script {
     /// A file to which a line is appended for each command about this model and each end of a generation, such as `load`,
     /// `generate 3`, `cancel 3`, `finished 3`, `unload`.
     pub journal: Option<PathBuf>,
+    /// A file to which what was asked for is appended, one JSON object a line: `{"load": LoadOptions}` for each load,
+    /// `{"generate": GenerationSpec}` for each generation.
+    pub record: Option<PathBuf>,
 }
 
 impl Default for Script {
@@ -62,7 +73,10 @@ impl Default for Script {
             prefill_events: 1,
             prefill_delay_ms: 0,
             prompt_tokens: None,
-            cached_tokens: 0,
+            cache: CacheReport::default(),
+            cache_activity: CacheActivity::default(),
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             context_tokens: 4096,
             load_ms: 0,
             load_error: None,
@@ -73,6 +87,7 @@ impl Default for Script {
             hang_after: None,
             hang: Hang::Process,
             journal: None,
+            record: None,
         }
     }
 }
@@ -86,6 +101,14 @@ impl Script {
     /// Reads a script back.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+
+    /// Appends what was asked for to the record, if there is one.
+    pub(crate) fn record(&self, verb: &str, asked: &impl Serialize) {
+        if self.record.is_some() {
+            let line = serde_json::json!({ verb: asked }).to_string();
+            note(self.record.as_deref(), &line);
+        }
     }
 }
 

@@ -14,9 +14,9 @@ use std::{
 };
 
 use aluco_proto::{
-    BenchReport, BenchSpec, BenchTestResult, CacheActivity, Command, DeviceMemory, Event, Failure,
-    FailureKind, GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle,
-    PROTOCOL_VERSION, RequestId, WorkerStatus, read_frame, write_frame,
+    BenchReport, BenchSpec, BenchTestResult, Command, DeviceMemory, Event, Failure, FailureKind,
+    GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle, PROTOCOL_VERSION,
+    RequestId, WorkerStatus, read_frame, write_frame,
 };
 
 use crate::{
@@ -206,6 +206,7 @@ impl Worker {
                 lock(&self.requests).insert(request, cancel.clone());
                 match self.model(model) {
                     Ok(model) => {
+                        model.script.record("generate", &spec);
                         model.note(&format!("generate {request}"));
                         lock(&model.running).push((request, cancel.clone()));
                         let worker = self.clone();
@@ -295,6 +296,7 @@ impl Worker {
             Ok(script) => script,
             Err(failure) => return self.failed(request, failure),
         };
+        script.record("load", options);
         let model = Arc::new(Model::new(handle, script, options));
         model.note("load");
         lock(&self.models).insert(handle, model.clone());
@@ -457,7 +459,7 @@ impl Model {
             requests_waiting: requests - running,
             cells_used: 0,
             cells_total: self.loaded.context_tokens,
-            cache: CacheActivity::default(),
+            cache: self.script.cache_activity.clone(),
             prefill_tokens: self.counters.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.counters.decode_tokens.load(Ordering::Relaxed),
             memory: memory(),

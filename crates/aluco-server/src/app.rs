@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ServerConfig, error::ApiError, guard, metrics::Metrics, native, openai};
+use crate::{ServerConfig, client::Keys, error::ApiError, guard, metrics::Metrics, native, openai};
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub(crate) struct App {
 struct Shared {
     fleet: Fleet,
     config: ServerConfig,
+    keys: Keys,
     metrics: Metrics,
     /// Cancelled when a client asks the server to stop.
     stop: CancellationToken,
@@ -32,6 +33,7 @@ impl App {
         Self {
             shared: Arc::new(Shared {
                 fleet,
+                keys: Keys::new(&config),
                 config,
                 metrics: Metrics::new(),
                 stop: CancellationToken::new(),
@@ -45,6 +47,10 @@ impl App {
 
     pub(crate) fn config(&self) -> &ServerConfig {
         &self.shared.config
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.shared.keys
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -74,7 +80,7 @@ impl App {
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn_with_state(self.clone(), guard::watch))
-            .layer(guard::cross_origin(!self.config().api_keys.is_empty()))
+            .layer(guard::cross_origin(!self.keys().is_empty()))
             .with_state(self)
     }
 }

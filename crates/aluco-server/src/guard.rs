@@ -12,10 +12,9 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, client::Client, error::ApiError};
 
 /// What programs ask again and again, and nobody wants to read about.
 const ROUTINE: [&str; 3] = ["/health", "/metrics", "/aluco/v1/status"];
@@ -31,6 +30,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 pub(crate) struct Caller {
     /// Id of the request, in the log and in the reply.
     pub(crate) request_id: String,
+    /// Who it is, as far as fairness and computed prompts go.
+    pub(crate) client: Client,
     /// The connection comes from this machine.
     is_local: bool,
 }
@@ -68,13 +69,11 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// The middleware.
 pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let caller = Caller {
-        request_id: request_id(request.headers()),
-        is_local: request
-            .extensions()
-            .get::<ConnectInfo<SocketAddr>>()
-            .is_none_or(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()),
-    };
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| *peer);
+    let id = request_id(request.headers());
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -83,7 +82,7 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
     let mut answer = Answer {
         app: app.clone(),
         began,
-        id: caller.request_id.clone(),
+        id: id.clone(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         route,
@@ -91,8 +90,12 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
         error: None,
     };
     let mut response = match admit(&app, &request) {
-        Ok(()) => {
-            request.extensions_mut().insert(caller);
+        Ok(client) => {
+            request.extensions_mut().insert(Caller {
+                request_id: id,
+                client: client.cloned().unwrap_or_else(|| Client::at(peer)),
+                is_local: peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback()),
+            });
             let _running = app.metrics().begin();
             next.run(request).await
         }
@@ -165,15 +168,16 @@ fn request_id(headers: &HeaderMap) -> String {
         )
 }
 
-/// True if the request may reach its handler.
-fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
-    let keys = &app.config().api_keys;
+/// Lets a request through to its handler, and says whom its key stands for if it needs one.
+fn admit<'a>(app: &'a App, request: &Request) -> Result<Option<&'a Client>, ApiError> {
+    let keys = app.keys();
     let headers = request.headers();
     if keys.is_empty() {
-        return from_this_machine(headers, request.uri());
+        from_this_machine(headers, request.uri())?;
+        return Ok(None);
     }
     if matches!(request.uri().path(), "/" | "/health") {
-        return Ok(());
+        return Ok(None);
     }
     let given = headers
         .get(header::AUTHORIZATION)
@@ -186,18 +190,13 @@ fn admit(app: &App, request: &Request) -> Result<(), ApiError> {
             "an API key is needed: send it as `Authorization: Bearer KEY`",
         ));
     };
-    let known = keys.iter().fold(subtle::Choice::from(0), |known, key| {
-        known | key.as_bytes().ct_eq(given)
-    });
-    if known.into() {
-        Ok(())
-    } else {
-        Err(ApiError::new(
+    keys.find(given).map(Some).ok_or_else(|| {
+        ApiError::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
             "the API key is not one of this server's",
-        ))
-    }
+        )
+    })
 }
 
 /// The key of an `Authorization` header.
@@ -321,6 +320,7 @@ mod tests {
     fn files_can_be_named_only_from_this_machine() {
         let mut caller = Caller {
             request_id: String::new(),
+            client: Client::at(None),
             is_local: false,
         };
         assert!(caller.may_use("/models/a.gguf").is_err());

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
-//! the log, the metrics); `body` reads JSON; `openai` and `native` are the dialects; `stream` turns the events of a generation into
+//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON; `openai` and `native` are the dialects; `stream` turns the events of a generation into
 //! server-sent events; `error` is what goes wrong, in OpenAI's form.
 
 mod app;
 mod body;
+mod client;
 mod config;
 mod error;
 mod guard;

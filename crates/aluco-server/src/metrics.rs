@@ -1,16 +1,15 @@
-//! Figures for Prometheus.
+//! Figures for Prometheus: what is counted here request by request, and what the fleet says when it is asked.
+
+mod fleet;
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU32, AtomicU64},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aluco_fleet::{
-    FleetStatus, ModelState,
-    proto::{Timings, Usage},
+    FleetStatus,
+    proto::{CacheReport, Miss, Timings, Usage},
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -23,6 +22,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use self::fleet::FleetGauges;
+
 /// All figures of one server.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -30,24 +31,16 @@ pub(crate) struct Metrics {
     request_seconds: Family<RouteLabels, Histogram>,
     in_flight: Gauge,
     prompt_tokens: Family<ModelLabels, Counter>,
-    cached_tokens: Family<ModelLabels, Counter>,
+    cached_tokens: Family<TierLabels, Counter>,
+    misses: Family<MissLabels, Counter>,
     generated_tokens: Family<ModelLabels, Counter>,
+    drafted_tokens: Family<ModelLabels, Counter>,
+    accepted_tokens: Family<ModelLabels, Counter>,
+    rules_applied: Family<RuleLabels, Counter>,
     first_token_seconds: Family<ModelLabels, Histogram>,
     token_seconds: Family<ModelLabels, Histogram>,
     /// What the fleet says at the moment of the scrape. One scrape at a time, so that no reply mixes two moments.
     fleet: Mutex<FleetGauges>,
-}
-
-#[derive(Clone, Default)]
-struct FleetGauges {
-    ready: Family<ModelLabels, Gauge>,
-    running: Family<ModelLabels, Gauge>,
-    waiting: Family<ModelLabels, Gauge>,
-    cells: Family<CellLabels, Gauge>,
-    memory: Family<MemoryLabels, Gauge<u64, AtomicU64>>,
-    prefix_cache: Family<ModelLabels, Gauge<u64, AtomicU64>>,
-    restarts: Gauge<u32, AtomicU32>,
-    workers: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,16 +60,21 @@ struct ModelLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CellLabels {
+struct TierLabels {
     model: String,
-    state: &'static str,
+    /// `device`, `ram` or `disk`.
+    tier: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MemoryLabels {
+struct MissLabels {
     model: String,
-    device: String,
-    kind: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    rule: String,
 }
 
 /// From 1 ms to 9 minutes.
@@ -108,78 +106,84 @@ impl Metrics {
             in_flight: Gauge::default(),
             prompt_tokens: Family::default(),
             cached_tokens: Family::default(),
+            misses: Family::default(),
             generated_tokens: Family::default(),
+            drafted_tokens: Family::default(),
+            accepted_tokens: Family::default(),
+            rules_applied: Family::default(),
             first_token_seconds: Family::new_with_constructor(latency),
             token_seconds: Family::new_with_constructor(token_latency),
             fleet: Mutex::default(),
         };
-        let fleet = metrics.gauges().clone();
-        let r = &mut registry;
-        r.register("requests", "Requests answered", metrics.requests.clone());
+        metrics.register_counts(&mut registry);
+        metrics.gauges().clone().register(&mut registry);
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// What is counted request by request.
+    fn register_counts(&self, r: &mut Registry) {
+        r.register("requests", "Requests answered", self.requests.clone());
         r.register_with_unit(
             "request_head",
             "Time from a request to the head of its reply",
             Unit::Seconds,
-            metrics.request_seconds.clone(),
+            self.request_seconds.clone(),
         );
         r.register(
             "requests_in_flight",
             "Requests whose reply has not begun",
-            metrics.in_flight.clone(),
+            self.in_flight.clone(),
         );
         r.register(
             "prompt_tokens",
             "Prompt tokens of completed requests",
-            metrics.prompt_tokens.clone(),
+            self.prompt_tokens.clone(),
         );
         r.register(
             "prompt_tokens_cached",
-            "Prompt tokens that did not have to be computed",
-            metrics.cached_tokens.clone(),
+            "Prompt tokens that did not have to be computed, by where they were kept",
+            self.cached_tokens.clone(),
+        );
+        r.register(
+            "prefix_misses",
+            "Completed requests by the reason why their first computed token was not kept; new if the prompt was new there",
+            self.misses.clone(),
         );
         r.register(
             "generated_tokens",
             "Tokens generated by completed requests",
-            metrics.generated_tokens.clone(),
+            self.generated_tokens.clone(),
+        );
+        r.register(
+            "drafted_tokens",
+            "Tokens guessed by speculation",
+            self.drafted_tokens.clone(),
+        );
+        r.register(
+            "accepted_tokens",
+            "Guessed tokens that were right",
+            self.accepted_tokens.clone(),
+        );
+        r.register(
+            "prompt_rules_applied",
+            "Messages that a prompt rule has changed",
+            self.rules_applied.clone(),
         );
         r.register_with_unit(
             "time_to_first_token",
             "Time from a request's arrival in the worker to its first token",
             Unit::Seconds,
-            metrics.first_token_seconds.clone(),
+            self.first_token_seconds.clone(),
         );
         r.register_with_unit(
             "time_per_output_token",
             "Mean time between the tokens of a request",
             Unit::Seconds,
-            metrics.token_seconds.clone(),
+            self.token_seconds.clone(),
         );
-        r.register("model_ready", "1 if the model takes requests", fleet.ready);
-        r.register("sequences_running", "Sequences that run", fleet.running);
-        r.register("requests_waiting", "Requests that wait", fleet.waiting);
-        r.register("kv_cells", "KV cells of the context", fleet.cells);
-        r.register_with_unit(
-            "memory",
-            "Memory that the model holds",
-            Unit::Bytes,
-            fleet.memory,
-        );
-        r.register_with_unit(
-            "prefix_cache",
-            "Prompts that are kept for the next ones",
-            Unit::Bytes,
-            fleet.prefix_cache,
-        );
-        r.register(
-            "worker_restarts",
-            "Deaths of workers after which another was started",
-            fleet.restarts,
-        );
-        r.register("workers", "Worker processes that run", fleet.workers);
-        Self {
-            registry,
-            ..metrics
-        }
     }
 
     /// A request has come.
@@ -203,7 +207,13 @@ impl Metrics {
     }
 
     /// A generation is complete.
-    pub(crate) fn generated(&self, model: &str, usage: &Usage, timings: &Timings) {
+    pub(crate) fn generated(
+        &self,
+        model: &str,
+        usage: &Usage,
+        cache: &CacheReport,
+        timings: &Timings,
+    ) {
         let labels = ModelLabels {
             model: model.to_owned(),
         };
@@ -211,8 +221,25 @@ impl Metrics {
             family.get_or_create(&labels).inc_by(count.into());
         };
         add(&self.prompt_tokens, usage.prompt_tokens);
-        add(&self.cached_tokens, usage.cached_tokens);
         add(&self.generated_tokens, usage.generated_tokens);
+        add(&self.drafted_tokens, usage.drafted_tokens);
+        add(&self.accepted_tokens, usage.accepted_tokens);
+        for (tier, tokens) in [
+            ("device", cache.device_tokens),
+            ("ram", cache.ram_tokens),
+            ("disk", cache.disk_tokens),
+        ] {
+            let model = model.to_owned();
+            self.cached_tokens
+                .get_or_create(&TierLabels { model, tier })
+                .inc_by(tokens.into());
+        }
+        self.misses
+            .get_or_create(&MissLabels {
+                model: model.to_owned(),
+                reason: cache.miss.map_or("new", Miss::name),
+            })
+            .inc();
         self.first_token_seconds
             .get_or_create(&labels)
             .observe(timings.first_token_ms / 1e3);
@@ -221,6 +248,14 @@ impl Metrics {
                 .get_or_create(&labels)
                 .observe(per_second.recip());
         }
+    }
+
+    /// A prompt rule has changed messages.
+    pub(crate) fn rule_applied(&self, rule: &str, messages: u64) {
+        let rule = rule.to_owned();
+        self.rules_applied
+            .get_or_create(&RuleLabels { rule })
+            .inc_by(messages);
     }
 
     /// Everything in the text form of Prometheus (OpenMetrics), with what the fleet says now.
@@ -232,66 +267,8 @@ impl Metrics {
         text
     }
 
-    fn gauges(&self) -> std::sync::MutexGuard<'_, FleetGauges> {
+    fn gauges(&self) -> MutexGuard<'_, FleetGauges> {
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl FleetGauges {
-    fn take_over(&self, status: &FleetStatus) {
-        self.ready.clear();
-        self.running.clear();
-        self.waiting.clear();
-        self.cells.clear();
-        self.memory.clear();
-        self.prefix_cache.clear();
-        self.workers.set(status.workers.len() as i64);
-        if let Some(worker) = status.workers.first() {
-            self.restarts.set(worker.restarts);
-        }
-        for model in &status.models {
-            let name = &model.name;
-            let labels = ModelLabels {
-                model: name.clone(),
-            };
-            let is_ready = model.state == ModelState::Ready;
-            self.ready.get_or_create(&labels).set(is_ready.into());
-            let Some(activity) = &model.activity else {
-                continue;
-            };
-            self.running
-                .get_or_create(&labels)
-                .set(activity.sequences_running.into());
-            self.waiting
-                .get_or_create(&labels)
-                .set(activity.requests_waiting.into());
-            for (state, count) in [
-                ("used", activity.cells_used),
-                ("total", activity.cells_total),
-            ] {
-                let model = name.clone();
-                self.cells
-                    .get_or_create(&CellLabels { model, state })
-                    .set(count.into());
-            }
-            self.prefix_cache
-                .get_or_create(&labels)
-                .set(activity.cache.ram_bytes);
-            for memory in &activity.memory {
-                for (kind, bytes) in [
-                    ("weights", memory.weights_bytes),
-                    ("context", memory.context_bytes),
-                    ("compute", memory.compute_bytes),
-                ] {
-                    let labels = MemoryLabels {
-                        model: name.clone(),
-                        device: memory.device.clone(),
-                        kind,
-                    };
-                    self.memory.get_or_create(&labels).set(bytes);
-                }
-            }
-        }
     }
 }
 
@@ -308,14 +285,23 @@ mod tests {
             prompt_tokens: 10,
             cached_tokens: 4,
             generated_tokens: 5,
-            ..Usage::default()
+            drafted_tokens: 3,
+            accepted_tokens: 2,
+        };
+        let cache = CacheReport {
+            device_tokens: 1,
+            disk_tokens: 3,
+            miss: Some(Miss::Evicted),
+            ..CacheReport::default()
         };
         let timings = Timings {
             first_token_ms: 20.0,
             decode_ms: 40.0,
             ..Timings::default()
         };
-        metrics.generated("m", &usage, &timings);
+        metrics.generated("m", &usage, &cache, &timings);
+        metrics.generated("m", &usage, &CacheReport::default(), &timings);
+        metrics.rule_applied("r", 2);
         let text = metrics.text(&FleetStatus {
             workers: Vec::new(),
             models: Vec::new(),
@@ -323,11 +309,18 @@ mod tests {
         for line in [
             "aluco_requests_total{path=\"/health\",status=\"200\"} 1",
             "aluco_requests_in_flight 1",
-            "aluco_prompt_tokens_total{model=\"m\"} 10",
-            "aluco_prompt_tokens_cached_total{model=\"m\"} 4",
-            "aluco_generated_tokens_total{model=\"m\"} 5",
-            "aluco_time_to_first_token_seconds_sum{model=\"m\"} 0.02",
-            "aluco_time_per_output_token_seconds_sum{model=\"m\"} 0.01",
+            "aluco_prompt_tokens_total{model=\"m\"} 20",
+            "aluco_prompt_tokens_cached_total{model=\"m\",tier=\"device\"} 1",
+            "aluco_prompt_tokens_cached_total{model=\"m\",tier=\"ram\"} 0",
+            "aluco_prompt_tokens_cached_total{model=\"m\",tier=\"disk\"} 3",
+            "aluco_prefix_misses_total{model=\"m\",reason=\"evicted\"} 1",
+            "aluco_prefix_misses_total{model=\"m\",reason=\"new\"} 1",
+            "aluco_generated_tokens_total{model=\"m\"} 10",
+            "aluco_drafted_tokens_total{model=\"m\"} 6",
+            "aluco_accepted_tokens_total{model=\"m\"} 4",
+            "aluco_prompt_rules_applied_total{rule=\"r\"} 2",
+            "aluco_time_to_first_token_seconds_sum{model=\"m\"} 0.04",
+            "aluco_time_per_output_token_seconds_sum{model=\"m\"} 0.02",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-use crate::{ServerConfig, app::App};
+use crate::{Isolation, ServerConfig, app::App};
 
 /// Connections at once. Each costs a file handle; the default limit of a process is 1,024 of them.
 const CONNECTIONS_MAX: usize = 512;
@@ -52,6 +52,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let (read_timeout, limit) = (config.read_timeout, config.shutdown_limit);
+    if config.isolation == Isolation::Key && config.api_keys.is_empty() {
+        tracing::warn!(
+            "each API key is to have computed prompts of its own, but there are no API keys: all clients share them"
+        );
+    }
     let app = App::new(fleet.clone(), config);
     let stop = app.stop().clone();
     let router = app.router();

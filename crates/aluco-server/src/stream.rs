@@ -9,7 +9,7 @@ use std::{
 
 use aluco_fleet::{
     Fleet, FleetError,
-    proto::{FinishReason, GenerationEvent, GenerationSpec, Timings, Usage},
+    proto::{CacheReport, FinishReason, GenerationEvent, GenerationSpec, Miss, Timings, Usage},
 };
 use axum::{
     body::Body,
@@ -30,19 +30,35 @@ use crate::{ServerConfig, app::App, error::ApiError, guard::Caller};
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     pub(crate) usage: Usage,
+    /// Where the cached tokens came from; of the misses, the first.
+    pub(crate) cache: CacheReport,
     pub(crate) timings: Timings,
 }
 
 impl Totals {
     /// Tokens and the time spent on them are summed; of the times until something happened the longest counts.
-    fn add(&mut self, usage: &Usage, timings: &Timings) {
+    fn add(&mut self, usage: &Usage, cache: &CacheReport, timings: &Timings) {
         self.usage.prompt_tokens += usage.prompt_tokens;
         self.usage.cached_tokens += usage.cached_tokens;
         self.usage.generated_tokens += usage.generated_tokens;
+        self.usage.drafted_tokens += usage.drafted_tokens;
+        self.usage.accepted_tokens += usage.accepted_tokens;
+        self.cache.device_tokens += cache.device_tokens;
+        self.cache.ram_tokens += cache.ram_tokens;
+        self.cache.disk_tokens += cache.disk_tokens;
+        self.cache.miss = self.cache.miss.or(cache.miss);
         self.timings.prefill_ms += timings.prefill_ms;
         self.timings.decode_ms += timings.decode_ms;
         self.timings.queue_ms = self.timings.queue_ms.max(timings.queue_ms);
         self.timings.first_token_ms = self.timings.first_token_ms.max(timings.first_token_ms);
+    }
+}
+
+/// The first token that differs from what is stored, if that is why the rest had to be computed.
+pub(crate) fn diverged_at(cache: &CacheReport) -> Option<u32> {
+    match cache.miss {
+        Some(Miss::Diverged { at }) => Some(at),
+        _ => None,
     }
 }
 
@@ -59,6 +75,8 @@ pub(crate) struct Feed {
     /// Canonical name of the model, once it is known. Metrics go by it, since a client can spell a name in many ways.
     model: Arc<OnceLock<Arc<str>>>,
     generations: BoxStream<'static, Numbered>,
+    /// What the prefix store did for each prompt, once it has started.
+    caches: Vec<CacheReport>,
     totals: Totals,
     is_over: bool,
 }
@@ -68,8 +86,15 @@ impl Feed {
     pub(crate) fn new(app: &App, caller: &Caller, model: &str, specs: Vec<GenerationSpec>) -> Self {
         let name = Arc::new(OnceLock::new());
         let (fleet, asked, known) = (app.fleet().clone(), model.to_owned(), name.clone());
+        let caches = vec![CacheReport::default(); specs.len()];
+        let client = caller.client.clone();
         let generations = stream::iter(specs.into_iter().enumerate())
             .map(move |(prompt, spec)| {
+                let spec = GenerationSpec {
+                    client: client.name.to_string(),
+                    namespace: client.namespace.to_string(),
+                    ..spec
+                };
                 let events = events(fleet.clone(), asked.clone(), spec, known.clone());
                 events.map(move |event| (prompt, event)).boxed()
             })
@@ -79,6 +104,7 @@ impl Feed {
             request_id: caller.request_id.clone(),
             model: name,
             generations: generations.boxed(),
+            caches,
             totals: Totals::default(),
             is_over: false,
         }
@@ -97,16 +123,26 @@ impl Feed {
         };
         let event = event.inspect_err(|_| self.is_over = true)?;
         match &event {
+            GenerationEvent::Started { cache, .. } => self.caches[prompt] = *cache,
             GenerationEvent::Done { usage, timings } => {
-                self.totals.add(usage, timings);
-                self.app.metrics().generated(self.model(), usage, timings);
+                let cache = self.caches[prompt];
+                self.totals.add(usage, &cache, timings);
+                let metrics = self.app.metrics();
+                metrics.generated(self.model(), usage, &cache, timings);
                 tracing::info!(
                     target: "aluco::access",
                     request = self.request_id,
                     model = self.model(),
                     prompt_tokens = usage.prompt_tokens,
                     cached_tokens = usage.cached_tokens,
+                    device_tokens = cache.device_tokens,
+                    ram_tokens = cache.ram_tokens,
+                    disk_tokens = cache.disk_tokens,
+                    miss = cache.miss.map(Miss::name),
+                    diverged_at = diverged_at(&cache),
                     generated_tokens = usage.generated_tokens,
+                    drafted_tokens = usage.drafted_tokens,
+                    accepted_tokens = usage.accepted_tokens,
                     ttft_ms = timings.first_token_ms,
                     prefill_per_second = timings.prefill_per_second(usage),
                     decode_per_second = timings.decode_per_second(usage),

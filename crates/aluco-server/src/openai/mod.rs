@@ -9,14 +9,14 @@ pub(crate) mod text;
 
 use std::time::SystemTime;
 
-use aluco_fleet::proto::{FinishReason, GenerationEvent, TokenLogprob};
+use aluco_fleet::proto::{FinishReason, GenerationEvent, Miss, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     app::unix_seconds,
     error::ApiError,
-    stream::{Feed, Totals},
+    stream::{Feed, Totals, diverged_at},
 };
 
 /// What every reply and every chunk of one request carries.
@@ -82,10 +82,11 @@ fn usage(totals: &Totals) -> Value {
     })
 }
 
-/// Where the time went, under llama-server's names (which clients of it show), and two of our own. The first token belongs to the
+/// Where the time went, under llama-server's names (which clients of it show), and some of our own: when the first token came, where
+/// the cached tokens came from and why the one after them had to be computed. The first token belongs to the
 /// prefill, so one token fewer is counted as decoded than was generated.
 fn timings(totals: &Totals) -> Value {
-    let (usage, timings) = (&totals.usage, &totals.timings);
+    let (usage, cache, timings) = (&totals.usage, &totals.cache, &totals.timings);
     let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
     let decoded = usage.generated_tokens.saturating_sub(1);
     let each = |ms: f64, count: u32| (count > 0).then(|| ms / f64::from(count));
@@ -101,6 +102,15 @@ fn timings(totals: &Totals) -> Value {
         "predicted_per_second": timings.decode_per_second(usage),
         "ttft_ms": timings.first_token_ms,
         "queue_ms": timings.queue_ms,
+        "cache": {
+            "device_tokens": cache.device_tokens,
+            "ram_tokens": cache.ram_tokens,
+            "disk_tokens": cache.disk_tokens,
+            "miss": cache.miss.map(Miss::name),
+            "diverged_at": diverged_at(cache),
+        },
+        "draft_n": usage.drafted_tokens,
+        "draft_n_accepted": usage.accepted_tokens,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Chats, in one piece.
 
 use aluco_fake_worker::Script;
+use aluco_fleet::proto::{CacheReport, Miss};
 use serde_json::{Value, json};
 
 use crate::world::{World, error};
@@ -10,7 +11,14 @@ async fn a_chat_is_answered_in_openais_form() {
     let world = World::new().await;
     let script = Script {
         prompt_tokens: Some(12),
-        cached_tokens: 8,
+        cache: CacheReport {
+            device_tokens: 1,
+            ram_tokens: 3,
+            disk_tokens: 4,
+            miss: Some(Miss::Diverged { at: 8 }),
+        },
+        drafted_tokens: 4,
+        accepted_tokens: 3,
         ..Script::default()
     };
     let model = world.model("m", &script);
@@ -40,6 +48,18 @@ async fn a_chat_is_answered_in_openais_form() {
     assert_eq!(reply["timings"]["cache_n"], 8);
     assert_eq!(reply["timings"]["prompt_n"], 4);
     assert_eq!(reply["timings"]["predicted_n"], 5);
+    assert_eq!(
+        reply["timings"]["cache"],
+        json!({
+            "device_tokens": 1,
+            "ram_tokens": 3,
+            "disk_tokens": 4,
+            "miss": "diverged",
+            "diverged_at": 8,
+        })
+    );
+    assert_eq!(reply["timings"]["draft_n"], 4);
+    assert_eq!(reply["timings"]["draft_n_accepted"], 3);
 }
 
 #[tokio::test]

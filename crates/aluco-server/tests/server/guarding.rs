@@ -1,7 +1,9 @@
-//! Who may ask.
+//! Who may ask, and who it is.
+
+use std::collections::BTreeSet;
 
 use aluco_fake_worker::Script;
-use aluco_server::ServerConfig;
+use aluco_server::{Isolation, ServerConfig};
 use serde_json::json;
 
 use crate::world::{World, config, error};
@@ -92,4 +94,45 @@ async fn every_reply_carries_the_id_of_its_request() {
     assert!(id.starts_with("req-"), "{id}");
     let missing = world.get("/nothing").send().await.unwrap();
     assert!(missing.headers().contains_key("x-request-id"));
+}
+
+#[tokio::test]
+async fn the_worker_learns_who_asks_and_never_by_which_key() {
+    let body = |model: &str| json!({"model": model, "prompt": ["a", "b"]});
+    for (isolation, namespaces) in [(Isolation::Shared, 1), (Isolation::Key, 2)] {
+        let keyed = ServerConfig {
+            api_keys: vec!["first".to_owned(), "second".to_owned()],
+            isolation,
+            ..config()
+        };
+        let world = World::with(keyed, |_| {}).await;
+        let model = world.model("m", &Script::default());
+        for key in ["first", "second", "first"] {
+            let asked = world.post("/v1/completions", &body(&model));
+            let reply = asked.bearer_auth(key).send().await.unwrap();
+            assert_eq!(reply.status(), 200);
+        }
+        let specs = world.specs("m");
+        let clients: Vec<_> = specs.iter().map(|spec| &*spec.client).collect();
+        assert_eq!(clients.len(), 6);
+        assert_eq!(clients[..2], clients[4..], "the same key");
+        assert_ne!(clients[0], clients[2], "another key");
+        let shown = format!("{specs:?}");
+        assert!(!shown.contains("first"), "{shown}");
+        let distinct: BTreeSet<_> = specs.iter().map(|spec| &*spec.namespace).collect();
+        assert_eq!(distinct.len(), namespaces, "{distinct:?}");
+        assert_eq!(distinct.contains(""), isolation == Isolation::Shared);
+    }
+    let open = World::with(
+        ServerConfig {
+            isolation: Isolation::Key,
+            ..config()
+        },
+        |_| {},
+    )
+    .await;
+    let model = open.model("m", &Script::default());
+    open.assert_unharmed(&model).await;
+    let spec = open.specs("m").remove(0);
+    assert_eq!((&*spec.client, &*spec.namespace), ("local", ""));
 }

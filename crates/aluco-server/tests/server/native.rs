@@ -1,6 +1,7 @@
 //! Aluco's own endpoints, and the list of models.
 
 use aluco_fake_worker::Script;
+use aluco_fleet::proto::{CacheActivity, CacheReport, Miss};
 use serde_json::{Value, json};
 
 use crate::world::{World, error};
@@ -81,14 +82,44 @@ async fn models_on_this_machine_are_listed() {
 #[tokio::test]
 async fn figures_can_be_scraped() {
     let world = World::new().await;
-    let model = world.model("m", &Script::default());
+    let script = Script {
+        prompt_tokens: Some(10),
+        cache: CacheReport {
+            ram_tokens: 7,
+            miss: Some(Miss::FingerprintChanged),
+            ..CacheReport::default()
+        },
+        cache_activity: CacheActivity {
+            device_tokens: 9,
+            disk_bytes: 40,
+            disk_bytes_max: 50,
+            disk_written_bytes: 60,
+            ..CacheActivity::default()
+        },
+        accepted_tokens: 3,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
     world.assert_unharmed(&model).await;
+    let status = world.get("/aluco/v1/status").send().await.unwrap();
+    let status: Value = status.json().await.unwrap();
+    let cache = &status["models"][0]["activity"]["cache"];
+    assert_eq!(cache["disk_written_bytes"], 60, "{status}");
+    // Twice, since what is counted elsewhere must not be added up here.
+    world.get("/metrics").send().await.unwrap();
     let metrics = world.get("/metrics").send().await.unwrap();
     let form = metrics.headers()["content-type"].to_str().unwrap();
     assert!(form.starts_with("application/openmetrics-text"), "{form}");
     let text = metrics.text().await.unwrap();
     for line in [
         format!("aluco_generated_tokens_total{{model=\"{model}\"}} 5"),
+        format!("aluco_accepted_tokens_total{{model=\"{model}\"}} 3"),
+        format!("aluco_prompt_tokens_cached_total{{model=\"{model}\",tier=\"ram\"}} 7"),
+        format!("aluco_prefix_misses_total{{model=\"{model}\",reason=\"fingerprint_changed\"}} 1"),
+        format!("aluco_kv_cells{{model=\"{model}\",state=\"kept\"}} 9"),
+        format!("aluco_prefix_cache_bytes{{model=\"{model}\",tier=\"disk\"}} 40"),
+        format!("aluco_prefix_cache_max_bytes{{model=\"{model}\",tier=\"disk\"}} 50"),
+        format!("aluco_prefix_cache_written_bytes_total{{model=\"{model}\"}} 60"),
         format!("aluco_model_ready{{model=\"{model}\"}} 1"),
         "aluco_workers 1".to_owned(),
         "aluco_requests_total{path=\"/v1/chat/completions\",status=\"200\"} 1".to_owned(),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use aluco_fake_worker::Script;
-use aluco_fleet::{Fleet, FleetConfig};
+use aluco_fleet::{Fleet, FleetConfig, proto::GenerationSpec};
 use aluco_model::{Store, StoreConfig};
 use aluco_server::ServerConfig;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
@@ -70,6 +70,7 @@ impl World {
         let path = self.path(&format!("{name}.gguf"));
         let script = Script {
             journal: Some(self.path(&format!("{name}.journal"))),
+            record: Some(self.path(&format!("{name}.record"))),
             ..script.clone()
         };
         script.write(&path).unwrap();
@@ -79,6 +80,20 @@ impl World {
     /// What happened to a model so far, in the words of the worker.
     pub(crate) fn journal(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.journal"))).unwrap_or_default()
+    }
+
+    /// The generations that a model was asked for so far.
+    pub(crate) fn specs(&self, name: &str) -> Vec<GenerationSpec> {
+        let record = std::fs::read_to_string(self.path(&format!("{name}.record")));
+        record
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| {
+                let mut asked: Value = serde_json::from_str(line).unwrap();
+                let spec = asked.get_mut("generate")?.take();
+                Some(serde_json::from_value(spec).unwrap())
+            })
+            .collect()
     }
 
     fn path(&self, file: &str) -> PathBuf {

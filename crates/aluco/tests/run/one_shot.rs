@@ -1,6 +1,7 @@
 //! One question, one answer.
 
 use aluco_fake_worker::{Crash, Script};
+use aluco_proto::CacheReport;
 use assert_cmd::assert::OutputAssertExt;
 
 use crate::home::Home;
@@ -39,7 +40,10 @@ fn the_answer_is_all_that_goes_to_standard_output() {
 #[test]
 fn figures_go_to_standard_error_if_asked_for() {
     let home = Home::with(&Script {
-        cached_tokens: 1,
+        cache: CacheReport {
+            ram_tokens: 1,
+            ..CacheReport::default()
+        },
         prompt_tokens: Some(14),
         ..Script::default()
     });
