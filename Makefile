@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy bench-turns install uninstall clean
+.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy bench-turns bench-serving install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -12,6 +12,9 @@ DESTDIR ?=
 WORKERS ?= cpu $(shell grep -qs 'avx512vbmi.*avx512_bf16\|avx512_bf16.*avx512vbmi' /proc/cpuinfo && echo cpu-v4)
 # Which models `bench-compare` measures; the small test model unless given.
 MODELS ?=
+# A llama-server for `bench-serving` to measure beside Aluco, and more options for it.
+LLAMA_SERVER ?=
+SERVING ?=
 
 export CARGO_TARGET_DIR := $(shell scripts/target-dir.sh)
 built := $(CARGO_TARGET_DIR)/release
@@ -60,6 +63,10 @@ bench-busy: build ## Measure decoding while other programs keep cores busy
 
 bench-turns: build ## Measure the turns of a conversation, with stored prompts and without
 	for cache in auto 0; do benches/next-turn.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)" --cache-ram "$$cache"; done
+
+bench-serving: build ## Replay workloads of agents, and with LLAMA_SERVER=FILE on llama-server too
+	python3 benches/serving --aluco "$(built)/aluco" --worker "$(built)/aluco-worker-cpu" --model "$$(scripts/fetch-test-model.sh)" \
+	$(if $(LLAMA_SERVER),--llama-server "$(LLAMA_SERVER)",--servers aluco) $(SERVING)
 
 install: ## Install what was built under PREFIX (/usr/local), DESTDIR in front
 	DESTDIR="$(DESTDIR)" scripts/install.sh "$(PREFIX)"

@@ -1,0 +1,206 @@
+"""Figures of a run: what is written as JSON, what is shown as tables, and which promises were kept."""
+
+import math
+from typing import Any, Dict, Iterable, List, Optional
+
+from session import Request
+
+_BLOCK_TOKENS = 256
+_SLACK = 1.02
+_HOUSE_FULL, _HOUSE_OTHER = 1.05, 1.2
+
+
+def percentile(values: Iterable[float], share: float) -> Optional[float]:
+    """By the nearest rank, so that every figure was really seen."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def _ms(seconds: Optional[float]) -> Optional[float]:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _spread(values: Iterable[float]) -> Dict[str, Optional[float]]:
+    known = list(values)
+    return {"p50": _ms(percentile(known, 0.5)), "p95": _ms(percentile(known, 0.95))}
+
+
+def _times(requests: List[Request]) -> Dict[str, Any]:
+    replies = [request.reply for request in requests]
+    return {
+        "ttft_ms": _spread(reply.ttft_s for reply in replies if reply.ttft_s is not None),
+        "tpot_ms": _spread(reply.tpot_s for reply in replies if reply.tpot_s is not None),
+        "worst_gap_ms": _ms(max((gap for reply in replies for gap in reply.gaps_s), default=None)),
+    }
+
+
+def _disturbance(requests: List[Request]) -> Optional[Dict[str, Any]]:
+    """What a long prompt did to the streams beside it: gaps before it arrived, and while it was being computed."""
+    streams = [request.reply for request in requests if request.group == "stream"]
+    newcomers = [request.reply for request in requests if request.group == "newcomer"]
+    if not newcomers or any(len(reply.pieces_at) < 66 for reply in streams):
+        return None
+    newcomer = newcomers[0]
+    first_at = newcomer.pieces_at[0] if newcomer.pieces_at else newcomer.ended_at
+    settled_at = max(reply.pieces_at[64] for reply in streams)
+    before: List[float] = []
+    during: List[float] = []
+    for reply in streams:
+        for start, end in zip(reply.pieces_at, reply.pieces_at[1:]):
+            if start >= settled_at and end <= newcomer.submitted_at:
+                before.append(end - start)
+            elif start < first_at and end > newcomer.submitted_at:
+                during.append(end - start)
+    figures = {
+        "undisturbed_tpot_ms": _spread(before),
+        "disturbed_tpot_ms": _spread(during),
+        "disturbed_worst_gap_ms": _ms(max(during, default=None)),
+        "newcomer_ttft_ms": _ms(newcomer.ttft_s),
+        # Streams that ended before the newcomer's first token were not disturbed to the end.
+        "streams_outlasted_it": all(reply.ended_at >= first_at for reply in streams),
+    }
+    quiet, busy = percentile(before, 0.95), percentile(during, 0.95)
+    figures["p95_ratio"] = round(busy / quiet, 2) if quiet and busy else None
+    return figures
+
+
+def summary(workload: str, server: str, model: Any, requests: List[Request]) -> Dict[str, Any]:
+    """Everything about one workload on one server."""
+    requests = sorted(requests, key=lambda request: request.reply.submitted_at)
+    whole = [request for request in requests if not request.is_cancelled]
+    computed = sum(request.computed_tokens for request in whole)
+    ideal = sum(request.ideal_tokens for request in whole)
+    groups = sorted({request.group for request in whole})
+    return {
+        "workload": workload,
+        "server": server,
+        "model": model.name,
+        "architecture": model.architecture,
+        "is_full_attention": model.is_full_attention,
+        "requests": len(requests),
+        "cancelled": len(requests) - len(whole),
+        "prompt_tokens_submitted": sum(request.reply.prompt_tokens for request in whole),
+        "prompt_tokens_computed": computed,
+        "prompt_tokens_ideal": ideal,
+        "computed_to_ideal": round(computed / ideal, 4) if ideal else None,
+        # The tokenizer's count and the server's usage must agree, or the ideal means nothing.
+        "miscounted_requests": sum(request.counted_prompt_tokens != request.reply.prompt_tokens for request in whole),
+        "wall_s": round(max(it.reply.ended_at for it in requests) - requests[0].reply.submitted_at, 3),
+        **_times(whole),
+        "groups": {group: _times([it for it in whole if it.group == group]) for group in groups},
+        "disturbance": _disturbance(requests),
+        "each": [_each(request) for request in requests],
+    }
+
+
+def _each(request: Request) -> Dict[str, Any]:
+    return {
+        "group": request.group,
+        "model": request.model.name,
+        "prompt_tokens": request.reply.prompt_tokens,
+        "computed": request.computed_tokens,
+        "ideal": request.ideal_tokens,
+        "completion_tokens": request.reply.completion_tokens,
+        "ttft_ms": _ms(request.reply.ttft_s),
+        "tpot_ms": _ms(request.reply.tpot_s),
+        "server_prompt_n": request.reply.timings.get("prompt_n"),
+        "is_cancelled": request.is_cancelled,
+    }
+
+
+def broken_promises(figures: Dict[str, Any]) -> List[str]:
+    """The token counts that are promised. They are deterministic; times are not, and are only shown."""
+    workload, computed, ideal = figures["workload"], figures["prompt_tokens_computed"], figures["prompt_tokens_ideal"]
+    label = f"{workload} on {figures['model']}"
+    problems = []
+    if figures["miscounted_requests"]:
+        count = figures["miscounted_requests"]
+        problems.append(f"{label}: {count} requests have another number of tokens than the tokenizer says")
+    if workload == "W8":
+        limit = _HOUSE_FULL if figures["is_full_attention"] else _HOUSE_OTHER
+        if computed > limit * ideal:
+            problems.append(f"{label}: computed {computed} tokens, {computed / ideal:.3f} of {ideal} new; at most {limit}")
+    elif workload != "W7":
+        allowed = _SLACK * ideal + _BLOCK_TOKENS * figures["requests"]
+        if computed > allowed:
+            problems.append(f"{label}: computed {computed} tokens; {ideal} were new, so at most {allowed:.0f}")
+    return problems
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _table(header: List[str], rows: List[List[Any]]) -> str:
+    cells = [header] + [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    def line(row: List[str]) -> str:
+        return "  ".join(cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))).rstrip()
+    return "\n".join(map(line, cells))
+
+
+def tables(results: List[Dict[str, Any]]) -> str:
+    """Times in ms, wall in s."""
+    tokens = [
+        [it["workload"], it["server"], it["requests"], it["prompt_tokens_submitted"], it["prompt_tokens_computed"],
+         it["prompt_tokens_ideal"], f"{it['computed_to_ideal'] or 0:.3f}", it["miscounted_requests"] or "-"]
+        for it in results
+    ]  # fmt: skip
+    times = [
+        [it["workload"], it["server"], it["ttft_ms"]["p50"], it["ttft_ms"]["p95"], it["tpot_ms"]["p50"], it["tpot_ms"]["p95"],
+         it["worst_gap_ms"], it["wall_s"]]
+        for it in results
+    ]  # fmt: skip
+    groups = [
+        [it["workload"], it["server"], group, times["ttft_ms"]["p50"], times["ttft_ms"]["p95"]]
+        for it in results if len(it["groups"]) > 1 for group, times in it["groups"].items()
+    ]  # fmt: skip
+    parts = [
+        _table(["", "server", "requests", "submitted", "computed", "ideal", "ratio", "miscounted"], tokens),
+        _table(["", "server", "TTFT p50", "p95", "TPOT p50", "p95", "worst gap", "wall s"], times),
+    ]
+    if groups:
+        parts.append(_table(["", "server", "group", "TTFT p50", "p95"], groups))
+    disturbed = [(it["server"], it["disturbance"]) for it in results if it["disturbance"]]
+    if disturbed:
+        rows = [
+            ["W7", server, it["undisturbed_tpot_ms"]["p95"], it["disturbed_tpot_ms"]["p95"], it["p95_ratio"],
+             it["disturbed_worst_gap_ms"], it["newcomer_ttft_ms"], "" if it["streams_outlasted_it"] else "streams ended first"]
+            for server, it in disturbed
+        ]  # fmt: skip
+        parts.append(_table(["", "server", "p95 quiet", "p95 disturbed", "ratio", "worst gap", "newcomer TTFT", ""], rows))
+    comparison = _comparison(results)
+    if comparison:
+        parts.append(_table(["", "model", "computed", "wall", "TTFT p50", "TTFT that matters"], comparison))
+    return "\n\n".join(parts)
+
+
+# The first token that a workload is about, where it is not every request's.
+_TELLING = {"W4": "after restart", "W5": "after swap", "W7": "newcomer"}
+
+
+def _comparison(results: List[Dict[str, Any]]) -> List[List[Any]]:
+    """How many times Aluco's figure the other server's is, for workloads that both have run."""
+    rows = []
+    for ours in (it for it in results if it["server"] == "aluco"):
+        for theirs in results:
+            same = (theirs["workload"], theirs["model"]) == (ours["workload"], ours["model"])
+            if theirs["server"] == "aluco" or not same:
+                continue
+            group = _TELLING.get(ours["workload"])
+
+            def times(figure: Any, ours: Dict[str, Any] = ours, theirs: Dict[str, Any] = theirs) -> str:
+                mine, other = figure(ours), figure(theirs)
+                return f"{other / mine:.2f}x" if mine and other else "-"
+
+            rows.append([
+                ours["workload"],
+                ours["model"],
+                times(lambda it: it["prompt_tokens_computed"]),
+                times(lambda it: it["wall_s"]),
+                times(lambda it: it["ttft_ms"]["p50"]),
+                times(lambda it: it["groups"][group]["ttft_ms"]["p50"]) if group else "-",
+            ])  # fmt: skip
+    return rows
