@@ -138,6 +138,22 @@ pub(crate) struct Timings {
     pub(crate) predicted_per_second: Option<f64>,
     pub(crate) ttft_ms: Option<f64>,
     pub(crate) queue_ms: Option<f64>,
+    /// Absent where another server answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<CacheReport>,
+    pub(crate) draft_n: u64,
+    pub(crate) draft_n_accepted: u64,
+}
+
+/// Where the cached tokens of a prompt came from, and why the one after them had to be computed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CacheReport {
+    pub(crate) device_tokens: u64,
+    pub(crate) ram_tokens: u64,
+    pub(crate) disk_tokens: u64,
+    pub(crate) miss: Option<String>,
+    pub(crate) diverged_at: Option<u64>,
 }
 
 /// Answer of an endpoint that failed.
@@ -230,7 +246,32 @@ pub(crate) struct Loaded {
 pub(crate) struct Activity {
     pub(crate) sequences_running: u64,
     #[serde(default)]
+    pub(crate) requests_waiting: u64,
+    #[serde(default)]
+    pub(crate) prefill_tokens: u64,
+    #[serde(default)]
+    pub(crate) cache: CacheActivity,
+    #[serde(default)]
     pub(crate) memory: Vec<Memory>,
+}
+
+impl Activity {
+    /// Share of the prompt tokens since the load that were not computed; `None` before the first prompt.
+    pub(crate) fn cached_share(&self) -> Option<f64> {
+        let cache = &self.cache;
+        let cached = cache.device_hit_tokens + cache.ram_hit_tokens + cache.disk_hit_tokens;
+        let all = cached + self.prefill_tokens;
+        (all > 0).then(|| cached as f64 / all as f64)
+    }
+}
+
+/// Prompt tokens that the prefix store has spared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CacheActivity {
+    device_hit_tokens: u64,
+    ram_hit_tokens: u64,
+    disk_hit_tokens: u64,
 }
 
 /// Memory that a model holds on one device.

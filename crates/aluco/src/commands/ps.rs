@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::PsArgs,
-    client::wire::{Memory, ModelState, ModelStatus},
+    client::wire::{Activity, Memory, ModelState, ModelStatus},
     config::{Config, show_size},
     failure::{Outcome, Status},
     render::{self, Column, Table, ago, say, thousands},
@@ -49,7 +49,7 @@ fn table(models: &[ModelStatus], now: SystemTime) -> Table {
         Column::words("STATE"),
         Column::numbers("CONTEXT"),
         Column::numbers("BUSY"),
-        Column::numbers("REQUESTS"),
+        Column::numbers("CACHED"),
         Column::long_words("MEMORY"),
         Column::words("UNTIL"),
     ]);
@@ -67,10 +67,7 @@ fn row(model: &ModelStatus, now: SystemTime) -> [String; 7] {
         }
         ModelState::Ready => "ready".to_owned(),
     };
-    let running = model
-        .activity
-        .as_ref()
-        .map_or(0, |activity| activity.sequences_running);
+    let cached = model.activity.as_ref().and_then(Activity::cached_share);
     // What the worker holds now is truer than what it held after the load.
     let memory = model
         .activity
@@ -93,14 +90,33 @@ fn row(model: &ModelStatus, now: SystemTime) -> [String; 7] {
             .loaded
             .as_ref()
             .map_or_else(none, |loaded| thousands(loaded.context_tokens)),
-        model
-            .loaded
-            .as_ref()
-            .map_or_else(none, |loaded| format!("{running}/{}", loaded.sequences_max)),
-        thousands(model.requests),
+        busy(model),
+        cached.map_or_else(none, |share| format!("{:.0} %", share * 100.0)),
         by_device(memory),
         until,
     ]
+}
+
+/// Sequences that run and may run, and requests that wait: `4/4 +2`. While a model is being loaded, all requests wait.
+fn busy(model: &ModelStatus) -> String {
+    let activity = model.activity.as_ref();
+    let (running, waiting) = match model.state {
+        ModelState::Loading { .. } => (0, model.requests),
+        ModelState::Ready => activity.map_or((0, 0), |activity| {
+            (activity.sequences_running, activity.requests_waiting)
+        }),
+    };
+    let mut texts = Vec::new();
+    if let Some(loaded) = &model.loaded {
+        texts.push(format!("{running}/{}", loaded.sequences_max));
+    }
+    if waiting > 0 {
+        texts.push(format!("+{}", thousands(waiting)));
+    }
+    if texts.is_empty() {
+        texts.push("-".to_owned());
+    }
+    texts.join(" ")
 }
 
 /// `Vulkan0 1.2 GiB, CPU 98.9 MiB`, the largest first.
@@ -137,15 +153,19 @@ mod tests {
             { "name": "smollm2:135m", "state": { "loading": { "progress": 0.426 } }, "requests": 2 },
             { "name": "unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M", "state": "ready", "requests": 0,
               "loaded": { "context_tokens": 32768, "sequences_max": 4, "memory": memory },
-              "activity": { "sequences_running": 0, "memory": [] },
+              "activity": { "sequences_running": 0, "prefill_tokens": 1000, "memory": [],
+                "cache": { "device_hit_tokens": 900, "ram_hit_tokens": 2000, "disk_hit_tokens": 100 } },
               "expires_at": time(now + Duration::from_secs(240)) },
             { "name": "owl", "state": "ready", "requests": 3,
               "loaded": { "context_tokens": 4096, "sequences_max": 1, "memory": [] },
-              "activity": { "sequences_running": 1 },
+              "activity": { "sequences_running": 1, "requests_waiting": 2, "prefill_tokens": 7 },
               "expires_at": time(now) },
             { "name": "kept", "state": "ready" },
         ]))
         .unwrap();
         insta::assert_snapshot!(table(&models, now).render(None));
+        let narrow = table(&models[1..], now).render(Some(80));
+        let widest = narrow.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{narrow}");
     }
 }

@@ -1,7 +1,7 @@
 //! One question, one answer.
 
 use aluco_fake_worker::{Crash, Script};
-use aluco_proto::CacheReport;
+use aluco_proto::{CacheReport, Miss};
 use assert_cmd::assert::OutputAssertExt;
 
 use crate::home::Home;
@@ -90,7 +90,14 @@ fn an_answer_that_ends_its_line_gets_no_second_line_end() {
 
 #[test]
 fn json_is_one_object_with_text_and_figures() {
-    let home = Home::with(&Script::default());
+    let home = Home::with(&Script {
+        cache: CacheReport {
+            disk_tokens: 1,
+            miss: Some(Miss::Evicted),
+            ..CacheReport::default()
+        },
+        ..Script::default()
+    });
     let output = ended(
         &mut home.run(&["hello", "--json", "--max-tokens", "2"]),
         b"",
@@ -101,7 +108,51 @@ fn json_is_one_object_with_text_and_figures() {
     assert_eq!(report["finish_reason"], "length");
     assert_eq!(report["usage"]["completion_tokens"], 2);
     assert_eq!(report["timings"]["predicted_n"], 2);
+    assert_eq!(report["timings"]["cache"]["disk_tokens"], 1);
+    assert_eq!(report["timings"]["cache"]["miss"], "evicted");
     assert_eq!(output.err, "");
+}
+
+#[test]
+fn what_the_prefix_store_may_use_reaches_the_worker() {
+    let record = tempfile::NamedTempFile::new().unwrap();
+    let home = Home::with(&Script {
+        record: Some(record.path().to_owned()),
+        ..Script::default()
+    });
+    let flags = [
+        "--cache-device=5",
+        "--cache-ram=1MiB",
+        "--cache-disk=2GiB",
+        "--cache-dir=prompts",
+        "--tpot-ms=12.5",
+        "--speculation=off",
+    ];
+    ended(home.run(&["hello"]).args(flags), b"");
+    // A namespace of a key that is made up for one run would hide what the last run computed.
+    let isolated = ["hello", "--cache-disk=0"];
+    ended(home.run(&isolated).env("ALUCO_CACHE_ISOLATION", "key"), b"");
+    let asked: Vec<serde_json::Value> = std::fs::read_to_string(record.path())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [first, _, second, generate] = &*asked else {
+        panic!("{asked:?}");
+    };
+    assert_eq!(
+        first["load"]["cache"],
+        serde_json::json!({
+            "device_tokens": 5,
+            "ram_bytes": 1 << 20,
+            "folder": "prompts",
+            "disk_bytes": 2_u64 << 30,
+        })
+    );
+    assert_eq!(first["load"]["tpot_ms"], 12.5);
+    assert_eq!(first["load"]["speculation"], "off");
+    assert!(second["load"]["cache"]["folder"].is_null(), "{second}");
+    assert_eq!(generate["generate"]["namespace"], "");
 }
 
 #[test]
