@@ -1,9 +1,12 @@
 //! What is done with each input, and what must hold for every one of them.
 
+mod prefix;
+
 use std::fmt::Debug;
 
 use aluco_model::gguf::{Header, Limits, TensorInfo};
 use aluco_proto::{Command, Event, FrameDecoder, encode, read_frame};
+pub use prefix::prefix_entry;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Takes the bytes for a GGUF file. Whatever they are, the answer is an error or a header that keeps to its bounds.

@@ -3,6 +3,7 @@
 use std::{fs, io, path::Path};
 
 use aluco_model::gguf::{TensorType, writer::Writer};
+use aluco_prefix::{Entry, Fingerprint, Key, Kind, disk::format::Header};
 use aluco_proto::{Command, Event, ModelHandle, RequestId, encode};
 use serde::Serialize;
 
@@ -32,6 +33,25 @@ fn main() -> io::Result<()> {
     fs::write(gguf.join("version_2"), model.clone().version(2).header())?;
     fs::write(gguf.join("aligned"), model.clone().alignment(64).file())?;
     fs::write(gguf.join("model"), model.header())?;
+
+    let entries = corpus.join("prefix_entry");
+    fs::create_dir_all(&entries)?;
+    let parent = Key::root(&Fingerprint::of([]), "");
+    for (name, kind, tokens) in [
+        ("block", Kind::Block, vec![1; 64]),
+        ("tail", Kind::Tail, vec![1, 2, 3]),
+    ] {
+        let entry = Entry {
+            key: parent.child(kind, &tokens),
+            parent,
+            kind,
+            begin: 0,
+            tokens: tokens.into(),
+        };
+        let payload = b"payload";
+        let header = Header::new(Fingerprint::of([]), entry, payload).map_err(io::Error::other)?;
+        fs::write(entries.join(name), [&header.encode()[..], payload].concat())?;
+    }
 
     let frames = corpus.join("proto_frame");
     fs::create_dir_all(&frames)?;
