@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use crate::PromptRules;
+
 /// How the server works. The default is open to every program of this machine and to nobody else.
 #[derive(Clone)]
 pub struct ServerConfig {
@@ -10,6 +12,8 @@ pub struct ServerConfig {
     pub api_keys: Vec<String>,
     /// Whose computed prompts a request may use.
     pub isolation: Isolation,
+    /// Changes to the messages of conversations; none by default.
+    pub prompt_rules: PromptRules,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
     /// How long a client may take to send a request's head, and again its body.
@@ -30,6 +34,7 @@ impl Default for ServerConfig {
         Self {
             api_keys: Vec::new(),
             isolation: Isolation::default(),
+            prompt_rules: PromptRules::default(),
             body_bytes_max: 64 << 20,
             read_timeout: Duration::from_secs(60),
             accept_patience: Duration::from_secs(5),
@@ -45,6 +50,7 @@ impl fmt::Debug for ServerConfig {
         f.debug_struct("ServerConfig")
             .field("api_keys", &self.api_keys.len())
             .field("isolation", &self.isolation)
+            .field("prompt_rules", &self.prompt_rules.len())
             .field("body_bytes_max", &self.body_bytes_max)
             .field("read_timeout", &self.read_timeout)
             .field("accept_patience", &self.accept_patience)

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
-//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON; `openai` and `native` are the dialects; `stream` turns the events of a generation into
+//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON; `openai` and `native` are the dialects; `hygiene` changes
+//! prompts by rules; `stream` turns the events of a generation into
 //! server-sent events; `error` is what goes wrong, in OpenAI's form.
 
 mod app;
@@ -18,6 +19,7 @@ mod client;
 mod config;
 mod error;
 mod guard;
+mod hygiene;
 mod metrics;
 mod native;
 mod openai;
@@ -26,4 +28,5 @@ mod stream;
 
 pub use app::router;
 pub use config::{Isolation, ServerConfig, bind_refusal};
+pub use hygiene::{PromptRules, PromptRulesError};
 pub use serve::serve;

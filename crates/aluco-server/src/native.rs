@@ -121,8 +121,10 @@ pub(crate) async fn render(
     for (name, argument) in &body.chat_template_kwargs {
         messages::check_nesting(&format!("chat_template_kwargs.{name}"), argument)?;
     }
+    let messages = messages::checked(body.messages)?;
+    let (messages, _) = app.config().prompt_rules.normalise(messages).await;
     let chat = ChatPrompt {
-        messages: messages::checked(body.messages)?,
+        messages,
         template_arguments: body.chat_template_kwargs,
         add_generation_prompt: true,
     };

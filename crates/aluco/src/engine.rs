@@ -2,9 +2,12 @@
 
 use aluco_fleet::FleetConfig;
 use aluco_model::{HubConfig, Store, StoreConfig};
-use aluco_server::ServerConfig;
+use aluco_server::{PromptRules, ServerConfig};
 
-use crate::config::Settings;
+use crate::{
+    config::Settings,
+    failure::{Failure, Outcome},
+};
 
 /// The models on this machine.
 pub(crate) fn store(settings: &Settings) -> Store {
@@ -27,15 +30,20 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
     }
 }
 
-/// The HTTP server.
-pub(crate) fn server(settings: &Settings) -> ServerConfig {
-    ServerConfig {
+/// The HTTP server. Reads the prompt rules, if there are any.
+pub(crate) fn server(settings: &Settings) -> Outcome<ServerConfig> {
+    let prompt_rules = match &settings.prompt_rules {
+        Some(path) => PromptRules::read(path).map_err(|error| Failure::new(error.to_string()))?,
+        None => PromptRules::default(),
+    };
+    Ok(ServerConfig {
         api_keys: settings.api_keys.clone(),
         isolation: settings.cache_isolation,
+        prompt_rules,
         body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
         shutdown_limit: settings.shutdown_limit,
         ..ServerConfig::default()
-    }
+    })
 }
 
 /// Where models are downloaded from.

@@ -15,6 +15,7 @@ use crate::{
     body::JsonBody,
     error::ApiError,
     guard::Caller,
+    hygiene::Applied,
     stream::{Feed, Form, Totals, respond},
 };
 
@@ -25,7 +26,17 @@ pub(crate) async fn complete(
 ) -> Result<Response, ApiError> {
     caller.may_use(&body.model)?;
     body.refuse_unsupported()?;
-    let spec = spec(&mut body)?;
+    let mut spec = spec(&mut body)?;
+    if let Prompt::Chat(chat) = &mut spec.prompt {
+        let messages = chat.messages.take();
+        let (messages, applied) = app.config().prompt_rules.normalise(messages).await;
+        chat.messages = messages;
+        for Applied { rule, messages } in applied {
+            app.metrics().rule_applied(rule, messages);
+            let request = &caller.request_id;
+            tracing::debug!(target: "aluco::access", request, rule, messages, "prompt rule applied");
+        }
+    }
     let form = ChatForm {
         envelope: Envelope::new(
             "chatcmpl",

@@ -259,7 +259,7 @@ impl Activity {
     /// Share of the prompt tokens since the load that were not computed; `None` before the first prompt.
     pub(crate) fn cached_share(&self) -> Option<f64> {
         let cache = &self.cache;
-        let cached = cache.device_hit_tokens + cache.ram_hit_tokens + cache.disk_hit_tokens;
+        let cached = cache.device + cache.ram + cache.disk;
         let all = cached + self.prefill_tokens;
         (all > 0).then(|| cached as f64 / all as f64)
     }
@@ -269,9 +269,12 @@ impl Activity {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct CacheActivity {
-    device_hit_tokens: u64,
-    ram_hit_tokens: u64,
-    disk_hit_tokens: u64,
+    #[serde(rename = "device_hit_tokens")]
+    device: u64,
+    #[serde(rename = "ram_hit_tokens")]
+    ram: u64,
+    #[serde(rename = "disk_hit_tokens")]
+    disk: u64,
 }
 
 /// Memory that a model holds on one device.

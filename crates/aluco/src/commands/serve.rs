@@ -39,6 +39,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Outcome {
 async fn serve(config: &Config, models: Vec<String>) -> Outcome {
     let settings = &config.settings;
     let mut signals = Signals::new()?;
+    let server_config = engine::server(settings)?;
     let listener = listen(config).await?;
     let fleet = Fleet::new(engine::fleet(settings));
     // A name that is not here must not be found out by the first client.
@@ -52,6 +53,10 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
         "Aluco {} serves at http://{address} (OpenAI API at http://{address}/v1). Ctrl-C stops it.",
         env!("CARGO_PKG_VERSION")
     ));
+    if let Some(path) = &settings.prompt_rules {
+        let rules = server_config.prompt_rules.len();
+        tracing::info!(rules, file = %path.display(), "prompts are changed by rules");
+    }
     for model in models {
         let fleet = fleet.clone();
         tokio::spawn(async move {
@@ -70,7 +75,7 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
             process::exit(INTERRUPTED);
         });
     };
-    aluco_server::serve(listener, fleet, engine::server(settings), shutdown)
+    aluco_server::serve(listener, fleet, server_config, shutdown)
         .await
         .map_err(|error| Failure::new(format!("the server failed: {error}")))?;
     Ok(Status::Done)

@@ -83,3 +83,17 @@ fn an_address_that_another_programs_variable_gave_is_told_with_that_variable() {
     let expected = format!("cannot listen at {address} (from env OLLAMA_HOST): ");
     assert!(said.contains(&expected), "{said}");
 }
+
+#[test]
+fn prompt_rules_that_cannot_work_are_told_before_anything_starts() {
+    let home = Home::with(&Script::default());
+    let rules = "[[rule]]\nname = \"owl\"\npattern = \"(\"\nreplace = \"\"\n";
+    std::fs::write(home.path().join("rules.toml"), rules).unwrap();
+    let assert = home
+        .aluco(&["serve", "--port", "0", "--prompt-rules", "rules.toml"])
+        .assert();
+    let failed = assert.code(1).stdout("");
+    let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+    let expected = "error: rules.toml: rule \"owl\": `pattern`: regex parse error";
+    assert!(said.starts_with(expected), "{said}");
+}

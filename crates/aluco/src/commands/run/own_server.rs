@@ -43,7 +43,7 @@ impl OwnServer {
             // The key is another one each time; what was computed under the last one would never be found again.
             isolation: Isolation::Shared,
             shutdown_limit: SHUTDOWN_LIMIT,
-            ..engine::server(settings)
+            ..engine::server(settings)?
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(aluco_server::serve(listener, fleet, config, async {
