@@ -5,5 +5,6 @@
 //! each sequence gets.
 
 pub mod fairness;
+pub mod ngram;
 pub mod pace;
 pub mod planner;
