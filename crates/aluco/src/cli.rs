@@ -1,6 +1,7 @@
 //! The command line as types. Flags that set configuration come from the table of keys, so help and configuration cannot disagree.
 
 mod bench_shorts;
+mod cache;
 mod overrides;
 
 use std::path::PathBuf;
@@ -8,7 +9,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench_shorts::expand;
-pub(crate) use overrides::{Client, Measuring, Overrides, Running, Serving, Storing};
+pub(crate) use cache::{
+    CacheAction, CacheArgs, CacheLsArgs, CachePinArgs, CacheRmArgs, CacheStatArgs, CacheVerifyArgs,
+};
+pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
 
 use crate::config::Given;
 
@@ -52,6 +56,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Delete models from this machine
     Rm(RmArgs),
+    /// See to the prompts that are stored on disk
+    Cache(CacheArgs),
     /// Measure prefill and decode as llama-bench does
     Bench(BenchArgs),
     /// Show the configuration and where each value came from
@@ -78,6 +84,7 @@ impl Command {
             Self::List(args) => &args.overrides.given,
             Self::Show(args) => &args.overrides.given,
             Self::Rm(args) => &args.overrides.given,
+            Self::Cache(args) => args.given(),
             Self::Bench(args) => &args.overrides.given,
             Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
         }

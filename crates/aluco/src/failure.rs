@@ -119,6 +119,12 @@ impl From<aluco_fleet::FleetError> for Failure {
     }
 }
 
+impl From<aluco_prefix::disk::DiskError> for Failure {
+    fn from(error: aluco_prefix::disk::DiskError) -> Self {
+        Self::new(chain(&error))
+    }
+}
+
 /// An error and what caused it, in one line. A cause that the message already holds is not said twice.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

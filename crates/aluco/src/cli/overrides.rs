@@ -28,9 +28,19 @@ pub(crate) struct Client;
 #[derive(Debug)]
 pub(crate) struct Storing;
 
+/// `aluco cache`: where prompts are stored.
+#[derive(Debug)]
+pub(crate) struct Caching;
+
 /// `aluco bench`: which worker, and which models; the rest has flags of its own, which take lists.
 #[derive(Debug)]
 pub(crate) struct Measuring;
+
+impl Selection for Caching {
+    fn takes(key: &Key) -> bool {
+        key.name == "cache_dir"
+    }
+}
 
 impl Selection for Measuring {
     fn takes(key: &Key) -> bool {

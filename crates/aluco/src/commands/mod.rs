@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod bench;
+mod cache;
 mod config;
 mod connection;
 mod documents;
@@ -46,6 +47,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::List(args) => list::run(args, &config),
         Command::Show(args) => show::run(args, &config),
         Command::Rm(args) => rm::run(args, &config),
+        Command::Cache(args) => cache::run(args, &config),
         Command::Bench(args) => bench::run(args, &config),
         Command::Config(args) => config::run(args, &config),
         Command::Version(args) => version::run(args, &config),

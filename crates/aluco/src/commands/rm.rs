@@ -39,7 +39,8 @@ pub(crate) fn run(args: &RmArgs, config: &Config) -> Outcome {
         }
     }
     for target in &targets {
-        if !args.yes && !confirmed(target)? {
+        let what = format!("{} ({})", target.name, Size(target.size_bytes));
+        if !args.yes && !confirmed(&what)? {
             say("nothing was deleted");
             return Ok(Status::Failed);
         }
@@ -101,17 +102,17 @@ fn find(store: &Store, name: &str) -> Outcome<Target> {
     })
 }
 
-fn confirmed(target: &Target) -> Outcome<bool> {
-    let name = printable(&target.name);
+/// Asks whether to delete this.
+pub(super) fn confirmed(what: &str) -> Outcome<bool> {
+    let what = printable(what);
     if !io::stdin().is_terminal() {
         return Err(
-            Failure::usage(format!("whether to delete {name} cannot be asked here"))
+            Failure::usage(format!("whether to delete {what} cannot be asked here"))
                 .advise("say it with --yes"),
         );
     }
-    let size = Size(target.size_bytes);
     let mut output = io::stderr().lock();
-    write!(output, "delete {name} ({size})? [y/N] ")?;
+    write!(output, "delete {what}? [y/N] ")?;
     output.flush()?;
     let mut answer = String::new();
     io::stdin()

@@ -2,6 +2,7 @@
 
 mod at_a_server;
 mod at_a_terminal;
+mod cache;
 mod home;
 mod interruption;
 mod one_shot;
