@@ -19,7 +19,7 @@ pub struct FleetConfig {
     pub load_options: LoadOptions,
     /// Models loaded at once; the one idle for longest goes when another is needed. At least 1.
     pub models_max: usize,
-    /// Requests that may wait per model before the next is turned away.
+    /// Requests that may wait per model before the next is turned away. A quarter more may, of clients with few requests.
     pub queue_max: usize,
     /// How long a request waits for a busy model to make place for its own before it is turned away.
     pub place_timeout: Duration,

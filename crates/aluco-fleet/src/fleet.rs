@@ -26,6 +26,9 @@ use crate::{
 /// How often a request is given to the next worker because the last one was found dead before it took the request.
 const ATTEMPTS_MAX: u32 = 3;
 
+/// The client of what is not a generation: short, and seldom waits.
+const NOBODY: &str = "";
+
 /// How long a worker may take to say what it does.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -62,7 +65,7 @@ impl Fleet {
         spec: GenerationSpec,
     ) -> Result<Generation, FleetError> {
         for _ in 0..ATTEMPTS_MAX {
-            let lease = loading::acquire(self.shared(), model).await?;
+            let lease = loading::acquire(self.shared(), model, &spec.client).await?;
             let connection = lease.ready.connection;
             let queue = EventQueue::new(Some(lease.guard));
             let Ok(request) = connection.open(Route::Generation(queue.clone())) else {
@@ -102,7 +105,7 @@ impl Fleet {
 
     /// Loads a model, or touches one that is loaded.
     pub async fn load(&self, model: &str) -> Result<LoadedModel, FleetError> {
-        let lease = loading::acquire(self.shared(), model).await?;
+        let lease = loading::acquire(self.shared(), model, NOBODY).await?;
         Ok((*lease.ready.loaded).clone())
     }
 
@@ -315,7 +318,7 @@ impl Fleet {
                 handle,
                 ready,
                 guard: _guard,
-            } = loading::acquire(self.shared(), model).await?;
+            } = loading::acquire(self.shared(), model, NOBODY).await?;
             match ready.connection.call(|request| command(request, handle)) {
                 Ok(mut replies) => return Ok(replies.next().await?),
                 Err(CallError::Closed) => {}

@@ -29,13 +29,18 @@ pub(crate) struct Lease {
     pub(crate) guard: RequestGuard,
 }
 
-/// Waits for the model, which is loaded first if needed. The load goes on if the caller goes away.
-pub(crate) async fn acquire(shared: &Arc<Shared>, name: &str) -> Result<Lease, FleetError> {
+/// Waits for the model on behalf of a client; it is loaded first if needed. The load goes on if the caller goes away.
+pub(crate) async fn acquire(
+    shared: &Arc<Shared>,
+    name: &str,
+    client: &str,
+) -> Result<Lease, FleetError> {
+    let client = Arc::from(client);
     let known = {
         let mut state = shared.open_state()?;
         let handle = state.residency.find(name);
         handle
-            .map(|handle| admit(shared, &mut state, handle))
+            .map(|handle| admit(shared, &mut state, handle, &client))
             .transpose()?
     };
     let (handle, guard, mut outcome) = if let Some(admitted) = known {
@@ -52,7 +57,7 @@ pub(crate) async fn acquire(shared: &Arc<Shared>, name: &str) -> Result<Lease, F
             handle
         };
         state.residency.add_name(handle, name);
-        admit(shared, &mut state, handle)?
+        admit(shared, &mut state, handle, &client)?
     };
     let outcome = match outcome.wait_for(Option::is_some).await {
         Ok(outcome) => outcome.clone(),
@@ -73,14 +78,19 @@ type Admitted = (
     watch::Receiver<Option<Result<Ready, Fault>>>,
 );
 
-fn admit(shared: &Arc<Shared>, state: &mut State, handle: ModelHandle) -> Result<Admitted, Fault> {
+fn admit(
+    shared: &Arc<Shared>,
+    state: &mut State,
+    handle: ModelHandle,
+    client: &Arc<str>,
+) -> Result<Admitted, Fault> {
     let resident = state
         .residency
         .get_mut(handle)
         .expect("the handle was just found under the same lock");
     let config = &shared.config;
-    resident.admit(config.load_options.sequences_max, config.queue_max)?;
-    let guard = RequestGuard::new(shared.clone(), handle);
+    resident.admit(client, config.load_options.sequences_max, config.queue_max)?;
+    let guard = RequestGuard::new(shared.clone(), handle, client.clone());
     Ok((handle, guard, resident.outcome.subscribe()))
 }
 

@@ -1,7 +1,7 @@
 //! Which models are loaded, which wait for a place, and which must go. Decides; `loading` carries it out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +31,8 @@ pub(crate) struct Resident {
     pub(crate) stage: Stage,
     /// Requests in flight, those that wait for the load included.
     pub(crate) requests: usize,
+    /// How many of them each client has.
+    clients: HashMap<Arc<str>, usize>,
     /// End of the last request, or of the load.
     pub(crate) idle_since: Instant,
     /// The worker that has it, from the begin of the load.
@@ -98,6 +100,7 @@ impl Residency {
             path,
             stage: Stage::Queued,
             requests: 0,
+            clients: HashMap::new(),
             idle_since: now,
             connection: None,
             outcome: watch::channel(None).0,
@@ -218,19 +221,45 @@ impl Resident {
         }
     }
 
-    /// Counts one more request in, or says how many wait already. `sequences_expected` is used until the load is done.
-    pub(crate) fn admit(&mut self, sequences_expected: u32, queue_max: usize) -> Result<(), Fault> {
+    /// Counts one more request of a client in, or says how many wait already. `sequences_expected` is used until the load is done.
+    ///
+    /// The worker takes the waiting requests of all clients by turns, but only of those that got into its queue. So a full queue
+    /// still takes a quarter more, from clients that have fewer requests than could run at once: whoever sends many cannot shut it
+    /// for others.
+    pub(crate) fn admit(
+        &mut self,
+        client: &Arc<str>,
+        sequences_expected: u32,
+        queue_max: usize,
+    ) -> Result<(), Fault> {
         let sequences = self
             .loaded()
             .map_or(sequences_expected, |loaded| loaded.sequences_max)
             .max(1) as usize;
-        if self.requests >= sequences.saturating_add(queue_max) {
+        let places = sequences.saturating_add(queue_max);
+        let mine = self.clients.get(client).copied().unwrap_or(0);
+        let reserve = if mine < sequences { queue_max / 4 } else { 0 };
+        let limit = places.saturating_add(reserve);
+        if self.requests >= limit {
             return Err(Fault::Overloaded {
-                waiting: self.requests - sequences,
+                waiting: self.requests.saturating_sub(sequences),
             });
         }
         self.requests += 1;
+        *self.clients.entry(client.clone()).or_default() += 1;
         Ok(())
+    }
+
+    /// Counts a request out that was counted in.
+    pub(crate) fn release(&mut self, client: &Arc<str>, now: Instant) {
+        self.requests -= 1;
+        if let Some(count) = self.clients.get_mut(client) {
+            *count -= 1;
+            if *count == 0 {
+                self.clients.remove(client);
+            }
+        }
+        self.idle_since = now;
     }
 }
 
@@ -331,11 +360,42 @@ mod tests {
         let mut table = Table::new();
         let handle = table.add("a", Stage::Loading { progress: 0.0 }, 0, 0);
         let resident = table.residency.get_mut(handle).unwrap();
+        let client = "client".into();
         for _ in 0..6 {
-            resident.admit(4, 2).unwrap();
+            resident.admit(&client, 4, 2).unwrap();
         }
-        assert_eq!(resident.admit(4, 2), Err(Fault::Overloaded { waiting: 2 }));
+        let full = Err(Fault::Overloaded { waiting: 2 });
+        assert_eq!(resident.admit(&client, 4, 2), full);
         assert_eq!(resident.requests, 6);
+    }
+
+    #[test]
+    fn one_client_cannot_shut_the_queue_for_others() {
+        let mut table = Table::new();
+        let handle = table.add("a", Stage::Ready, 0, 0);
+        let start = table.start;
+        let resident = table.residency.get_mut(handle).unwrap();
+        let [greedy, modest, late]: [Arc<str>; 3] = ["greedy", "modest", "late"].map(Into::into);
+        let mut admitted = |client: &Arc<str>| {
+            let taken = (0..100).take_while(|_| resident.admit(client, 2, 8).is_ok());
+            taken.count()
+        };
+        // Two run and eight wait; two more places are for others.
+        assert_eq!(admitted(&greedy), 10);
+        assert_eq!(admitted(&modest), 2);
+        assert_eq!(admitted(&late), 0, "the queue is full for all");
+        for client in [&greedy, &modest] {
+            resident.release(client, start);
+            assert!(resident.admit(&greedy, 2, 8).is_err());
+            resident.admit(&late, 2, 8).unwrap();
+        }
+        for (client, count) in [(&greedy, 9), (&modest, 1), (&late, 2)] {
+            for _ in 0..count {
+                resident.release(client, start);
+            }
+        }
+        assert_eq!(resident.requests, 0);
+        assert!(resident.clients.is_empty());
     }
 
     #[test]

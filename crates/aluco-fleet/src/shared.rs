@@ -82,20 +82,24 @@ impl Drop for Owner {
 pub(crate) struct RequestGuard {
     shared: Arc<Shared>,
     handle: ModelHandle,
+    client: Arc<str>,
 }
 
 impl RequestGuard {
     /// For a request that [`crate::residency::Resident::admit`] has counted in.
-    pub(crate) fn new(shared: Arc<Shared>, handle: ModelHandle) -> Self {
-        Self { shared, handle }
+    pub(crate) fn new(shared: Arc<Shared>, handle: ModelHandle, client: Arc<str>) -> Self {
+        Self {
+            shared,
+            handle,
+            client,
+        }
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         if let Some(resident) = self.shared.state().residency.get_mut(self.handle) {
-            resident.requests -= 1;
-            resident.idle_since = Instant::now();
+            resident.release(&self.client, Instant::now());
         }
         self.shared.notify();
     }

@@ -25,8 +25,9 @@ use tower::ServiceExt;
 
 use crate::{Isolation, ServerConfig, app::App};
 
-/// Connections at once. Each costs a file handle; the default limit of a process is 1,024 of them.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at once. Each costs a file handle; the default limit of a process is 1,024 of them. More than a model's queue holds by
+/// default, so that who finds it full is told so and the health can still be asked for.
+const CONNECTIONS_MAX: usize = 768;
 
 /// Connections at once from one other machine: one client must not take all places.
 const CONNECTIONS_PER_PEER_MAX: usize = 64;
@@ -202,6 +203,18 @@ impl Drop for PeerPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_is_full_before_the_places_for_connections_are() {
+        let nowhere = aluco_model::StoreConfig {
+            hub_cache: "/nonexistent".into(),
+            models: "/nonexistent".into(),
+        };
+        let fleet = aluco_fleet::FleetConfig::new(aluco_model::Store::new(nowhere));
+        let waiting = fleet.queue_max + fleet.queue_max / 4;
+        let requests = waiting + fleet.load_options.sequences_max as usize;
+        assert!(requests < CONNECTIONS_MAX, "{requests} requests");
+    }
 
     #[test]
     fn one_other_machine_cannot_take_all_places() {

@@ -5,6 +5,7 @@ mod ending;
 mod guarding;
 mod hostile;
 mod native;
+mod queueing;
 mod rules;
 mod streaming;
 mod text;
