@@ -8,3 +8,4 @@ pub mod fairness;
 pub mod ngram;
 pub mod pace;
 pub mod planner;
+pub mod speculation;

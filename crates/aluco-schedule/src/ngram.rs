@@ -1,8 +1,8 @@
 //! Drafts by prompt lookup: what followed the last time that a sequence went on like this.
 //!
 //! Answers about code and documents repeat much of what they are about. [`NgramIndex`] remembers, for one sequence, where each run of a few tokens
-//! occurred last, and [`NgramIndex::draft`] proposes the tokens that followed there. A draft costs microseconds; whether computing it pays is for the
-//! loop to decide.
+//! occurred last, and [`NgramIndex::draft`] proposes the tokens that followed there. A draft costs microseconds; whether computing it pays is
+//! decided by [`speculation`](crate::speculation).
 
 use std::hash::{BuildHasher, RandomState};
 
