@@ -256,6 +256,10 @@ impl Folder {
         let mut bytes = Vec::new();
         read(START_BYTES, &mut bytes)?;
         let header_bytes = Header::bytes_of(&bytes).map_err(damaged(path))?;
+        // What a damaged length claims is not made room for.
+        if header_bytes as u64 > metadata.len() {
+            return Err(damaged(path)(Flaw::CutShort));
+        }
         read(header_bytes.saturating_sub(START_BYTES), &mut bytes)?;
         let header = Header::parse(&bytes, metadata.len()).map_err(damaged(path))?;
         let used_at = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);

@@ -7,7 +7,7 @@
 //! |-----------|-------|-------------------------------------------------------------|
 //! | 0         | 8     | `ALUCO-KV`                                                  |
 //! | 8         | 4     | version of this form: 1                                     |
-//! | 12        | 4     | number of tokens `n`, 1 to 65,536                           |
+//! | 12        | 4     | number of tokens `n`, 1 to 1,048,576                        |
 //! | 16        | 4     | position of the first token in the sequence                 |
 //! | 20        | 4     | 0: a block; 1: a tail                                       |
 //! | 24        | 8     | bytes of the payload                                        |
@@ -33,8 +33,8 @@ pub const MAGIC: [u8; 8] = *b"ALUCO-KV";
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// Most tokens of one entry. So a header never has more than 256 KiB.
-pub const TOKENS_MAX: usize = 65_536;
+/// Most tokens of one entry, which may be a whole sequence. So a header never has more than 4 MiB.
+pub const TOKENS_MAX: usize = 1 << 20;
 
 /// Bytes before the tokens: as much as is needed to know the length of the header.
 pub const START_BYTES: usize = 144;

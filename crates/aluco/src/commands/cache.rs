@@ -14,7 +14,8 @@ use aluco_prefix::disk::{self, Damage, Folder, FolderInfo};
 use self::forest::{Forest, Index};
 use crate::{
     cli::{CacheAction, CacheArgs},
-    config::Config,
+    config::{Config, Settings},
+    engine,
     failure::{Failure, Outcome},
     render::say,
 };
@@ -24,11 +25,12 @@ const DIGITS: usize = 12;
 
 /// Runs the command.
 pub(super) fn run(args: &CacheArgs, config: &Config) -> Outcome {
-    let root = &config.settings.cache_folder;
+    let settings = &config.settings;
+    let root = &settings.cache_folder;
     match &args.action {
-        CacheAction::Ls(args) => listing::run(args, root),
+        CacheAction::Ls(args) => listing::run(args, settings),
         CacheAction::Stat(args) => stat::run(args, root),
-        CacheAction::Rm(args) => removal::run(args, root),
+        CacheAction::Rm(args) => removal::run(args, settings),
         CacheAction::Verify(args) => verify::run(args, root),
         CacheAction::Pin(args) => pinning::run(args, root, true),
         CacheAction::Unpin(args) => pinning::run(args, root, false),
@@ -52,11 +54,12 @@ impl Shelf {
         }
     }
 
-    /// The model, as the folder calls it.
+    /// The model, by its file: the store knows models by what is in them, and that may have several names.
     fn model(&self) -> &str {
         let manifest = self.folder.manifest();
         let first = || manifest.facts.first().map(|(_, value)| value.as_str());
-        manifest.fact("model").or_else(first).unwrap_or("unknown")
+        let model = manifest.fact("file").map(stem);
+        model.or_else(first).unwrap_or("unknown")
     }
 
     fn key(&self, index: Index) -> String {
@@ -71,24 +74,38 @@ fn shelves(root: &Path) -> Vec<Shelf> {
     shelves.collect()
 }
 
-/// Those of one model, if one is named.
-fn shelves_of(root: &Path, model: Option<&str>) -> Outcome<Vec<Shelf>> {
-    let mut shelves = shelves(root);
-    let Some(model) = model else {
+/// Those of one model, if one is named: as `aluco cache ls` calls it, or as any other command does.
+fn shelves_of(settings: &Settings, model: Option<&str>) -> Outcome<Vec<Shelf>> {
+    let mut shelves = shelves(&settings.cache_folder);
+    let Some(name) = model else {
         return Ok(shelves);
     };
+    let stored = engine::store(settings).find(name).ok();
+    let file = stored.as_ref().and_then(|model| model.files.first());
+    let file = file.and_then(|file| file.file_name()?.to_str());
+    let wanted = [Some(stem(name)), file.map(stem)];
     let mut names: Vec<String> = shelves.iter().map(|s| s.model().to_owned()).collect();
+    names.sort_unstable();
     names.dedup();
-    shelves.retain(|shelf| shelf.model() == model);
+    shelves.retain(|shelf| wanted.contains(&Some(shelf.model())));
     if shelves.is_empty() {
         let advice = if names.is_empty() {
             "nothing is stored at all".to_owned()
         } else {
             format!("there is something of {}", names.join(", "))
         };
-        return Err(Failure::new(format!("nothing is stored of {model}")).advise(advice));
+        return Err(Failure::new(format!("nothing is stored of {name}")).advise(advice));
     }
     Ok(shelves)
+}
+
+/// The name of a model's file without its ending and, if it is the first of several, its number.
+fn stem(file: &str) -> &str {
+    let stem = file.strip_suffix(".gguf").unwrap_or(file);
+    match stem.rsplit_once("-00001-of-") {
+        Some((stem, count)) if count.len() == 5 => stem,
+        _ => stem,
+    }
 }
 
 /// The entry whose key begins like this: number of its shelf, and of itself.
@@ -162,7 +179,8 @@ mod tests {
 
     pub(super) fn put(root: &Path, model: &str, first: i32) -> Entry {
         let fingerprint = Fingerprint::of([("model", model)]);
-        let facts = [("model".to_owned(), model.to_owned())];
+        let facts = [("model", "1a2b"), ("file", model)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let folder = Folder::open(root, fingerprint, &facts).unwrap();
         let parent = Key::root(&fingerprint, "");
         let tokens: Box<[i32]> = Box::new([first]);
@@ -208,10 +226,29 @@ mod tests {
     #[test]
     fn a_model_that_has_nothing_stored_is_told_with_those_that_have() {
         let root = tempfile::tempdir().unwrap();
-        put(root.path(), "owl", 1);
-        assert_eq!(shelves_of(root.path(), Some("owl")).unwrap().len(), 1);
-        let error = shelves_of(root.path(), Some("mouse")).err().unwrap();
+        let mut settings = Settings::for_home(root.path());
+        root.path().clone_into(&mut settings.cache_folder);
+        put(root.path(), "owl.gguf", 1);
+        let count = |model| shelves_of(&settings, model).map(|shelves| shelves.len());
+        assert_eq!(count(Some("owl")).unwrap(), 1);
+        assert_eq!(count(Some("owl.gguf")).unwrap(), 1);
+        assert_eq!(count(None).unwrap(), 1);
+        let error = count(Some("mouse")).unwrap_err();
         assert_eq!(error.to_string(), "nothing is stored of mouse");
-        assert_eq!(shelves_of(root.path(), None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_model_goes_by_the_name_of_its_file() {
+        for (file, expected) in [
+            (
+                "SmolLM2-135M-Instruct.Q4_1.gguf",
+                "SmolLM2-135M-Instruct.Q4_1",
+            ),
+            ("owl-Q4_K_M-00001-of-00003.gguf", "owl-Q4_K_M"),
+            ("owl-00001-of-more.gguf", "owl-00001-of-more"),
+            ("owl", "owl"),
+        ] {
+            assert_eq!(stem(file), expected);
+        }
     }
 }

@@ -12,7 +12,7 @@ use aluco_prefix::{Entry, Fingerprint, Key, Kind, disk::Folder};
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::{Value, json};
 
-use crate::home::Home;
+use crate::{home::Home, store};
 
 /// What is stored of a model.
 struct Stored {
@@ -68,7 +68,11 @@ impl Stored {
 }
 
 fn folder(home: &Home, model: &str) -> Folder {
-    let facts = [("model".to_owned(), model.to_owned())];
+    let file = format!("{model}-Q4_K_M.gguf");
+    let facts = [
+        ("model".to_owned(), "1a2b".to_owned()),
+        ("file".to_owned(), file),
+    ];
     let root = home.path().join(".cache/aluco/prefix");
     Folder::open(&root, Fingerprint::of([("model", model)]), &facts).unwrap()
 }
@@ -91,7 +95,7 @@ fn conversations_are_listed_by_their_last_entry_newest_first() {
     assert_eq!(list[1]["key"], old.key.to_string());
     assert_eq!(list[2], Value::Null);
     assert_eq!(list[0]["tokens"], 8);
-    assert_eq!(list[0]["model"], "owl");
+    assert_eq!(list[0]["model"], "owl-Q4_K_M");
     let file_bytes = 160 + 16 + 1000;
     assert_eq!(list[0]["own_bytes"], file_bytes);
     assert_eq!(list[0]["bytes"], 2 * file_bytes);
@@ -109,7 +113,10 @@ fn conversations_are_listed_by_their_last_entry_newest_first() {
     assert_eq!(model["entries"], 3);
     assert_eq!(model["tokens"], 12);
     assert_eq!(stat["bytes"], 3 * file_bytes);
-    assert_eq!(model["facts"], json!([["model", "owl"]]));
+    assert_eq!(
+        model["facts"],
+        json!([["model", "1a2b"], ["file", "owl-Q4_K_M.gguf"]])
+    );
     assert!(stat["free_bytes"].as_u64().unwrap() > 0);
 }
 
@@ -187,7 +194,7 @@ fn deleting_asks_first_and_says_what_is_missing() {
         .output();
     let text = String::from_utf8(unknown.unwrap().stderr).unwrap();
     assert!(text.contains("nothing is stored of mouse"), "{text}");
-    assert!(text.contains("there is something of owl"), "{text}");
+    assert!(text.contains("there is something of owl-Q4_K_M"), "{text}");
     assert_eq!(stored.count(), 2);
     stored.json(&["rm", "--all", "-y"]);
     assert_eq!(stored.count(), 0);
@@ -234,9 +241,22 @@ fn one_model_can_be_deleted_and_the_other_stays() {
         home: Home::with(&Script::default()),
     };
     other.put(None, 1);
-    let (deleted, _) = stored.json(&["rm", "--model", "mouse", "--yes"]);
+    let (deleted, _) = stored.json(&["rm", "--model", "mouse-Q4_K_M", "--yes"]);
     assert_eq!(deleted["conversations"], 1);
     assert_eq!((stored.count(), other.count()), (1, 0));
+}
+
+#[test]
+fn a_model_goes_by_the_names_that_other_commands_take() {
+    let stored = Stored::new();
+    let entry = stored.put(None, 1);
+    store::put(&stored.home, "owl");
+    store::put(&stored.home, "mouse");
+    for name in ["org/owl:Q4_K_M", "owl-Q4_K_M.gguf"] {
+        let (list, _) = stored.json(&["ls", "--model", name]);
+        assert_eq!(list[0]["key"], entry.key.to_string(), "{name}");
+    }
+    assert_eq!(stored.json(&["ls", "--model", "org/mouse"]).1, 1);
 }
 
 #[test]

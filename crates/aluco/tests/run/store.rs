@@ -8,7 +8,7 @@ use assert_cmd::assert::OutputAssertExt;
 use crate::home::Home;
 
 /// Puts a model into the hub cache, with a repository's name for it.
-fn put(home: &Home, repo: &str) {
+pub(crate) fn put(home: &Home, repo: &str) {
     let folder = home
         .path()
         .join(".cache/huggingface/hub")

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
     time::SystemTime,
 };
 
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::{
     cli::CacheLsArgs,
-    config::show_size,
+    config::{Settings, show_size},
     failure::{Outcome, Status},
     render::{self, Column, Table, ago, thousands},
 };
@@ -42,8 +41,8 @@ struct Conversation {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &CacheLsArgs, root: &Path) -> Outcome {
-    let shelves = shelves_of(root, args.model.as_deref())?;
+pub(super) fn run(args: &CacheLsArgs, settings: &Settings) -> Outcome {
+    let shelves = shelves_of(settings, args.model.as_deref())?;
     let mut conversations: Vec<Conversation> = shelves
         .iter()
         .flat_map(|shelf| shelf.forest.leaves().map(|leaf| conversation(shelf, leaf)))
@@ -52,7 +51,7 @@ pub(super) fn run(args: &CacheLsArgs, root: &Path) -> Outcome {
     if args.json {
         render::print_json(&conversations)?;
     } else if conversations.is_empty() {
-        say_empty(root);
+        say_empty(&settings.cache_folder);
     } else {
         let table = table(&conversations, SystemTime::now());
         let columns = render::terminal_columns();

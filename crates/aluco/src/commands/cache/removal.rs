@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::CacheRmArgs,
-    config::show_size,
+    config::{Settings, show_size},
     failure::{Outcome, Status},
     render::{self, say},
 };
@@ -24,9 +24,10 @@ struct Deleted {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &CacheRmArgs, root: &Path) -> Outcome {
+pub(super) fn run(args: &CacheRmArgs, settings: &Settings) -> Outcome {
+    let root = &settings.cache_folder;
     let shelves = if args.keys.is_empty() {
-        shelves_of(root, args.model.as_deref())?
+        shelves_of(settings, args.model.as_deref())?
     } else {
         shelves(root)
     };
