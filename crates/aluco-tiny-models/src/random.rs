@@ -24,3 +24,25 @@ impl Random {
         (2.0 * unit - 1.0) * 3_f32.sqrt() * deviation
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Random;
+
+    #[test]
+    fn numbers_have_the_deviation_that_was_asked_for() {
+        let mut random = Random::of("a tensor");
+        let numbers: Vec<f32> = (0..10_000).map(|_| random.next(0.25)).collect();
+        let mean = numbers.iter().sum::<f32>() / 10_000.0;
+        let variance = numbers.iter().map(|number| number * number).sum::<f32>() / 10_000.0;
+        assert!(mean.abs() < 0.01, "{mean}");
+        assert!((variance.sqrt() - 0.25).abs() < 0.005, "{variance}");
+    }
+
+    #[test]
+    fn numbers_belong_to_the_name() {
+        let first = |name| Random::of(name).next(1.0).to_bits();
+        assert_eq!(first("blk.0.attn_q.weight"), first("blk.0.attn_q.weight"));
+        assert_ne!(first("blk.0.attn_q.weight"), first("blk.1.attn_q.weight"));
+    }
+}
