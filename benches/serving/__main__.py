@@ -70,6 +70,7 @@ class Bench:
         self.sizes = SCALES[chosen.scale]
         self.aluco = chosen.aluco or default_aluco()
         self._servers = 0
+        self._running: Optional[Server] = None
 
     def models(self, name: str, workload: Workload, path: str) -> List[gguf.Facts]:
         paths = [path]
@@ -103,13 +104,23 @@ class Bench:
         models = self.models(name, workload, path)
         server = self.server(kind, name, models, workload.context(self.sizes), flags)
         session = Session(server, self.chosen.seed)
+        self._running = server
         try:
             server.start()
             workload.run(session, models, self.sizes)
+            session.peak_memory_bytes = server.peak_memory_bytes()
             session.count()
+            server.stop()
+            session.stored_bytes = server.stored_bytes()
         finally:
             server.stop()
+            server.forget()
         return session
+
+    def abandon(self) -> None:
+        """Ends the server at once, which also ends every request that a thread may wait for."""
+        if self._running is not None:
+            self._running.kill()
 
 
 def run(bench: Bench) -> int:
@@ -130,6 +141,8 @@ def run(bench: Bench) -> int:
                     continue
                 figures = report.summary(name, kind, gguf.read(path), session.requests)
                 figures["prompts_are_token_ids"] = uses_token_ids(session.requests[0].model)
+                figures["peak_memory_bytes"] = session.peak_memory_bytes
+                figures["stored_bytes"] = session.stored_bytes
                 figures["command"] = session.server.command()
                 results.append(figures)
                 write(bench, results, failures)
@@ -171,13 +184,15 @@ def main() -> int:
     if "llama-server" in chosen.servers.split(",") and not chosen.llama_server and not chosen.greedy_equality:
         print("benches/serving: no llama-server in PATH; name it with --llama-server, or say --servers aluco", file=sys.stderr)
         return 2
-    # Both ways of being ended unwind the stack, which ends the servers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(chosen)
-    try:
-        return equality.compare(bench) if chosen.greedy_equality else run(bench)
-    except KeyboardInterrupt:
-        return 130
+
+    def leave(number: int, _frame: Any) -> None:
+        bench.abandon()
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    return equality.compare(bench) if chosen.greedy_equality else run(bench)
 
 
 if __name__ == "__main__":

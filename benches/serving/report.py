@@ -83,14 +83,20 @@ def summary(workload: str, server: str, model: Any, requests: List[Request]) -> 
         "prompt_tokens_computed": computed,
         "prompt_tokens_ideal": ideal,
         "computed_to_ideal": round(computed / ideal, 4) if ideal else None,
-        # The tokenizer's count and the server's usage must agree, or the ideal means nothing.
-        "miscounted_requests": sum(request.counted_prompt_tokens != request.reply.prompt_tokens for request in whole),
+        # What the harness counts and what the server says must agree, or the ideal means nothing.
+        "miscounted_requests": sum(map(_is_miscounted, whole)),
         "wall_s": round(max(it.reply.ended_at for it in requests) - requests[0].reply.submitted_at, 3),
         **_times(whole),
         "groups": {group: _times([it for it in whole if it.group == group]) for group in groups},
         "disturbance": _disturbance(requests),
         "each": [_each(request) for request in requests],
     }
+
+
+def _is_miscounted(request: Request) -> bool:
+    reply = request.reply
+    is_reply_unread = bool(request.prompt.get("prompt")) and len(request.reply_tokens) != reply.completion_tokens
+    return request.counted_prompt_tokens != reply.prompt_tokens or is_reply_unread
 
 
 def _each(request: Request) -> Dict[str, Any]:
@@ -115,7 +121,7 @@ def broken_promises(figures: Dict[str, Any]) -> List[str]:
     problems = []
     if figures["miscounted_requests"]:
         count = figures["miscounted_requests"]
-        problems.append(f"{label}: {count} requests have another number of tokens than the tokenizer says")
+        problems.append(f"{label}: {count} requests have another number of tokens than the server says")
     if workload == "W8":
         limit = _HOUSE_FULL if figures["is_full_attention"] else _HOUSE_OTHER
         if computed > limit * ideal:
@@ -136,30 +142,38 @@ def _cell(value: Any) -> str:
 def _table(header: List[str], rows: List[List[Any]]) -> str:
     cells = [header] + [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
+
     def line(row: List[str]) -> str:
-        return "  ".join(cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))).rstrip()
+        padded = [cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))]
+        return "  ".join(padded).rstrip()
+
     return "\n".join(map(line, cells))
 
 
 def tables(results: List[Dict[str, Any]]) -> str:
     """Times in ms, wall in s."""
+    has_one_model = len({it["model"] for it in results}) < 2
+
+    def label(figures: Dict[str, Any]) -> str:
+        return figures["workload"] if has_one_model else f"{figures['workload']} {figures['model']}"
+
     tokens = [
-        [it["workload"], it["server"], it["requests"], it["prompt_tokens_submitted"], it["prompt_tokens_computed"],
+        [label(it), it["server"], it["requests"], it["prompt_tokens_submitted"], it["prompt_tokens_computed"],
          it["prompt_tokens_ideal"], f"{it['computed_to_ideal'] or 0:.3f}", it["miscounted_requests"] or "-"]
         for it in results
     ]  # fmt: skip
     times = [
-        [it["workload"], it["server"], it["ttft_ms"]["p50"], it["ttft_ms"]["p95"], it["tpot_ms"]["p50"], it["tpot_ms"]["p95"],
-         it["worst_gap_ms"], it["wall_s"]]
+        [label(it), it["server"], it["ttft_ms"]["p50"], it["ttft_ms"]["p95"], it["tpot_ms"]["p50"], it["tpot_ms"]["p95"],
+         it["worst_gap_ms"], it["wall_s"], it["peak_memory_bytes"] >> 20, it["stored_bytes"] >> 20]
         for it in results
     ]  # fmt: skip
     groups = [
-        [it["workload"], it["server"], group, times["ttft_ms"]["p50"], times["ttft_ms"]["p95"]]
+        [label(it), it["server"], group, times["ttft_ms"]["p50"], times["ttft_ms"]["p95"]]
         for it in results if len(it["groups"]) > 1 for group, times in it["groups"].items()
     ]  # fmt: skip
     parts = [
         _table(["", "server", "requests", "submitted", "computed", "ideal", "ratio", "miscounted"], tokens),
-        _table(["", "server", "TTFT p50", "p95", "TPOT p50", "p95", "worst gap", "wall s"], times),
+        _table(["", "server", "TTFT p50", "p95", "TPOT p50", "p95", "worst gap", "wall s", "RSS MiB", "disk MiB"], times),
     ]
     if groups:
         parts.append(_table(["", "server", "group", "TTFT p50", "p95"], groups))

@@ -1,6 +1,7 @@
 """Starting, asking and ending the servers. Each driver hides how one server is told the same things."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +40,14 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+def _peak_memory_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
+
+
 def _end(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
@@ -53,6 +62,7 @@ class Server:
 
     def __init__(self, binary: str, setting: Setting, folder: Path, flags: List[str]) -> None:
         self.binary, self.setting, self.folder, self.flags = binary, setting, folder, flags
+        self.log = folder / "server.log"
         self.port = 0
         self._process: Optional[subprocess.Popen] = None
         self._helpers: List[int] = []
@@ -73,7 +83,7 @@ class Server:
 
     def start(self) -> None:
         self.port = _free_port()
-        with open(self.folder / "server.log", "ab") as log:
+        with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
@@ -85,7 +95,7 @@ class Server:
         limit = time.monotonic() + _START_LIMIT_S
         while True:
             if self._process.poll() is not None or time.monotonic() > limit:
-                raise client.ServerError(f"{self.name} did not start; see {self.folder / 'server.log'}")
+                raise client.ServerError(f"{self.name} did not start; see {self.log}")
             try:
                 client.call(self.port, "/health")
                 break
@@ -127,6 +137,24 @@ class Server:
         for pid in filter(_is_alive, pids):
             _end(pid)
         self._process = None
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory that the running processes ever had, pages of mapped weights among it."""
+        pids = [self._process.pid] if self._process else []
+        return sum(map(_peak_memory_bytes, pids + self.helpers()))
+
+    def stored_bytes(self) -> int:
+        """What the server has left on disk, its log aside."""
+        files = (file for file in self.folder.rglob("*") if file.is_file() and not file.is_symlink())
+        return sum(file.stat().st_size for file in files if file != self.log)
+
+    def forget(self) -> None:
+        """Deletes all that the server has left on disk but its log: stored prompts can be many gigabytes."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry != self.log:
+                entry.unlink()
 
     # What differs between the servers' APIs.
 

@@ -67,6 +67,8 @@ class Session:
     def __init__(self, server: Server, seed: str) -> None:
         self.server, self.seed = server, seed
         self.requests: List[Request] = []
+        self.peak_memory_bytes = 0
+        self.stored_bytes = 0
         self._lock = threading.Lock()
         self._corpus: Dict[str, List[int]] = {}
         self._texts: Dict[str, Dict[str, int]] = {}

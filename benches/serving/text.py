@@ -1,5 +1,6 @@
 """Text of a wanted number of tokens, cut from the repository's own files; the same for the same seed and checkout."""
 
+import functools
 import hashlib
 import random
 import re
@@ -13,8 +14,12 @@ _CHARACTERS_PER_CALL = 50_000
 _MARKS = re.compile(r"<\||<s>|</s>|\[INST|_of_turn>|<think|</think|<tool|\[TOOL")
 
 
+@functools.lru_cache(maxsize=None)
 def corpus() -> str:
-    """Documents and sources in the order of their paths. ASCII, so that every cut between tokens is one between characters."""
+    """Documents and sources in the order of their paths. ASCII, so that every cut between tokens is one between characters.
+
+    Read once: servers that are compared get the same text even where somebody edits these files meanwhile.
+    """
     files = sorted(_REPOSITORY.glob("*.md")) + sorted(_REPOSITORY.glob("crates/**/*.rs"))
     lines: List[str] = []
     total = 0
