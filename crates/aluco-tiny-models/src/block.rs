@@ -30,8 +30,9 @@ pub(crate) const MAMBA_HEADS: u64 = FADING.len() as u64;
 pub(crate) const DELTA_HEADS: u64 = 2;
 pub(crate) const DELTA_WIDTH: u64 = DELTA_HEADS * HEAD_WIDTH;
 
-/// How fast the state of each recurrent head fades: the slowest remembers a thousand tokens.
-const FADING: [f32; 4] = [-0.002, -0.02, -0.1, -0.5];
+/// How fast the state of each recurrent head fades: bias of its time step (which is the softplus of that) and decay per step. The
+/// slowest remembers hundreds of tokens. Step and decay shrink together, so that all heads' states have about the same size.
+const FADING: [(f32, f32); 4] = [(-3.1, -0.045), (-1.9, -0.14), (-1.0, -0.32), (0.0, -0.7)];
 
 /// How strongly attention prefers some tokens to others. With the mean of all values for a result, which is near zero for random
 /// ones, the context would not show.
@@ -123,9 +124,11 @@ impl Layer {
             )
             .matrix("ssm_conv1d.weight", &[CONVOLUTION, CONVOLVED], 1.0)
             .constant("ssm_conv1d.bias", &[CONVOLVED], 0.0)
-            .constant("ssm_dt.bias", &[MAMBA_HEADS], 0.0)
-            .tensor("ssm_a", &[1, MAMBA_HEADS], |head| FADING[head as usize])
-            .constant("ssm_d", &[1, MAMBA_HEADS], 1.0)
+            .tensor("ssm_dt.bias", &[MAMBA_HEADS], |head| {
+                FADING[head as usize].0
+            })
+            .tensor("ssm_a", &[1, MAMBA_HEADS], |head| FADING[head as usize].1)
+            .constant("ssm_d", &[1, MAMBA_HEADS], 0.2)
             .constant("ssm_norm.weight", &[MAMBA_WIDTH, 1], 1.0)
             .matrix("ssm_out.weight", &[MAMBA_WIDTH, WIDTH], 1.0)
     }
@@ -137,8 +140,10 @@ impl Layer {
             .matrix("attn_qkv.weight", &[WIDTH, CONVOLVED], 1.0)
             .matrix("attn_gate.weight", &[WIDTH, DELTA_WIDTH], 1.0)
             .matrix("ssm_conv1d.weight", &[CONVOLUTION, CONVOLVED], 1.0)
-            .constant("ssm_dt.bias", &[DELTA_HEADS], 0.0)
-            .tensor("ssm_a", &[DELTA_HEADS], |head| FADING[head as usize])
+            .tensor("ssm_dt.bias", &[DELTA_HEADS], |head| {
+                FADING[head as usize].0
+            })
+            .tensor("ssm_a", &[DELTA_HEADS], |head| FADING[head as usize].1)
             .matrix("ssm_beta.weight", &[WIDTH, DELTA_HEADS], 1.0)
             .matrix("ssm_alpha.weight", &[WIDTH, DELTA_HEADS], 1.0)
             .constant("ssm_norm.weight", &[HEAD_WIDTH], 1.0)

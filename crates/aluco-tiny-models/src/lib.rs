@@ -2,12 +2,12 @@
 //!
 //! What a worker may do with a sequence depends on what its model remembers: keys and values of all tokens, those of a window,
 //! a recurrent state, or several of these at once. A model that was trained is large and shows one of these kinds; these models
-//! are made in milliseconds, the same bytes on every machine, and show all of them.
+//! are made in a moment, the same bytes on every machine, and show all of them.
 //!
-//! Each is a whole model as far as llama.cpp and Aluco can tell: context of 8192 tokens, ChatML template, and a vocabulary in which
-//! token `n` is byte `n` (see [`Kind`] for the three that follow). What they say has no meaning. But it depends on the whole
-//! context, or on as much of it as the kind of memory keeps, and it is printable ASCII nearly always, so that a wrong token, position or state
-//! shows as another text.
+//! Each is a whole model as far as llama.cpp and Aluco can tell: a context of 8192 tokens, a ChatML template, and a vocabulary in
+//! which token `n` is byte `n` (see [`Kind`] for the three that follow). What they say has no meaning. But it depends on the whole
+//! context, or on as much of it as that kind of memory keeps, and it is printable ASCII nearly always, so that a wrong token,
+//! position or state shows as another text. `<|im_end|>` is hardly ever drawn: answers end at the limit of tokens.
 
 mod architecture;
 mod block;
