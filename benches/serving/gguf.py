@@ -56,8 +56,9 @@ def read(path: str) -> Facts:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise SystemExit(f"{path} is not a GGUF file")
-        _version, _tensors, count = _scalar(file, "I"), _scalar(file, "Q"), _scalar(file, "Q")
-        for _ in range(count):
+        _scalar(file, "I")  # version
+        _scalar(file, "Q")  # tensors
+        for _ in range(_scalar(file, "Q")):
             key, kind = _string(file), _scalar(file, "I")
             if kind == _UINT32:
                 places[key] = file.tell()

@@ -130,7 +130,7 @@ class Session:
         return [known[text] for text in reply.token_texts if text in known]
 
     def count(self) -> None:
-        """Finds the ideal number of prompt tokens of each request, after all of them: the server's tokenizer is asked twice for each."""
+        """Finds the ideal number of prompt tokens of each request, after all of them: that asks the server's tokenizer too."""
         ideal = Ideal()
         moments: List[Tuple[str, float, int, Request]] = []
         for request in self.requests:
