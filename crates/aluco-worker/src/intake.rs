@@ -84,6 +84,7 @@ impl Intake {
 mod tests {
     use std::{sync::mpsc::channel, time::Instant};
 
+    use aluco_prefix::Fetched;
     use aluco_proto::Sampling;
 
     use super::*;
@@ -95,6 +96,7 @@ mod tests {
             prompt: PreparedPrompt {
                 tokens: vec![1],
                 stops: Vec::new(),
+                borders: Vec::new(),
             },
             sampling: Sampling::default(),
             seed: 1,
@@ -102,6 +104,9 @@ mod tests {
             tokens_max: None,
             stop: Vec::new(),
             logprobs: None,
+            client: String::new(),
+            namespace: String::new(),
+            fetched: Fetched::default(),
             arrived: Instant::now(),
         }
     }

@@ -1,41 +1,54 @@
 //! The loop of one model: admit, plan, compute, sample, tell; until its channel closes.
 //!
 //! Unit of scheduling is the [`Stream`], one choice of a generation. Streams wait in a queue, get a sequence and a promise of KV cells when
-//! admitted, and are computed together. When cells run out all the same, the youngest stream gives its cells back and waits again: it
-//! is computed anew later and goes on where it was, unnoticed but for the pause, because sampling depends on the tokens and the
-//! position alone.
+//! admitted, and are computed together; whose turn it is and how much goes into a step is decided by `aluco-schedule`. What was
+//! computed before is not computed again: a stream begins with the cells of another sequence or with what the prefix store has. When
+//! cells run out all the same, the youngest stream gives its cells back and waits again: it goes on later where it was,
+//! unnoticed but for the pause, because sampling depends on the tokens and the position alone.
 
 mod admission;
+mod beginning;
 mod ending;
-pub(crate) mod prefix;
+mod parked;
 mod step;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
-        mpsc::{Receiver, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use aluco_proto::{ModelActivity, ModelHandle, RequestId, Sampling};
+use aluco_prefix::{Fetched, Store};
+use aluco_proto::{CacheActivity, CacheReport, ModelActivity, ModelHandle, RequestId, Sampling};
+use aluco_schedule::{
+    cells::CellLedger,
+    fairness::{ClientId, Fairness},
+    pace::Pace,
+};
 
-use self::prefix::Retired;
+use self::parked::Parked;
 use crate::{
     ffi::{Batch, Context, SequenceId},
     governor::Governor,
+    memory::Archive,
     outbox::{Outbox, Pulse},
-    planner::Limits,
-    prefix_cache::PrefixCache,
     prompt::PreparedPrompt,
     sampling::Sampler,
     stream::{Bounds, Stream},
 };
 
-/// Prompt tokens computed in one step beside decoding streams.
-const PREFILL_BESIDE_DECODE_TOKENS: u32 = 128;
+/// After so long without work, what is worth it is written to disk.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Share of the context that parked sequences may keep, unless asked otherwise.
+const DEVICE_SHARE: u32 = 8;
+
+/// How long writing to disk may hold up an unload.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -65,6 +78,12 @@ pub struct Start {
     pub stop: Vec<String>,
     /// Alternatives to report per token, if log probabilities are wanted.
     pub logprobs: Option<u32>,
+    /// Who asks.
+    pub client: String,
+    /// Whose stored prompts may be used.
+    pub namespace: String,
+    /// What was read from disk for it.
+    pub fetched: Fetched,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -75,7 +94,7 @@ pub struct Activity {
     running: AtomicU32,
     waiting: AtomicU32,
     cells_used: AtomicU32,
-    prefix_cache_bytes: AtomicU64,
+    cache: Mutex<CacheActivity>,
     prefill_tokens: AtomicU64,
     decode_tokens: AtomicU64,
 }
@@ -94,12 +113,34 @@ impl Activity {
             requests_waiting: self.waiting.load(Ordering::Relaxed),
             cells_used: self.cells_used.load(Ordering::Relaxed),
             cells_total,
-            prefix_cache_bytes: self.prefix_cache_bytes.load(Ordering::Relaxed),
+            cache: self.cache().clone(),
             prefill_tokens: self.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.decode_tokens.load(Ordering::Relaxed),
             memory,
         }
     }
+}
+
+impl Activity {
+    fn cache(&self) -> std::sync::MutexGuard<'_, CacheActivity> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a loop works with.
+pub struct Tools {
+    /// Empty.
+    pub context: Context,
+    /// The way into its memory.
+    pub archive: Archive,
+    /// Where computed prompts are kept.
+    pub store: Option<Store>,
+    /// Most KV cells that are kept after a reply; `None`: an eighth of all.
+    pub device_tokens: Option<u32>,
+    /// How much longer than a step without prefill one with it may take.
+    pub tpot: Option<Duration>,
+    /// Adapts the threads of a step; `None` if their number was asked for.
+    pub governor: Option<Governor>,
 }
 
 /// What the choices of a generation have in common.
@@ -110,8 +151,14 @@ struct Generation {
     bounds: Bounds,
     logprobs: Option<u32>,
     prompt_tokens: u32,
-    /// How many of them were not computed.
-    cached_tokens: u32,
+    client: ClientId,
+    namespace: Arc<str>,
+    /// Orders generations.
+    arrival: u64,
+    /// What was read from disk for it, until it is used.
+    fetched: Fetched,
+    /// How many of the prompt's tokens were not computed.
+    cache: CacheReport,
     choices_left: u32,
     generated_tokens: u32,
     arrived: Instant,
@@ -127,66 +174,89 @@ pub struct ModelLoop {
     pulse: Arc<Pulse>,
     activity: Arc<Activity>,
     generations: HashMap<RequestId, Generation>,
-    waiting: VecDeque<Stream>,
+    waiting: Vec<Stream>,
     /// Oldest first.
     running: Vec<Stream>,
     free_sequences: Vec<SequenceId>,
     batch: Batch,
     sampler: Sampler,
-    limits: Limits,
-    share_groups: u64,
-    /// What was computed before; `None` where it cannot be kept.
-    prefix: Option<PrefixCache>,
-    /// Sequences to be stored, oldest first.
-    retired: VecDeque<Retired>,
-    steps_since_block: u32,
-    /// Adapts the threads of a step; `None` if their number was asked for.
+    archive: Archive,
+    store: Option<Store>,
+    /// Sequences whose streams have ended, oldest first.
+    parked: Vec<Parked>,
+    device_tokens_max: u32,
+    steps_since_piece: u32,
+    cells: CellLedger,
+    fairness: Fairness,
+    arrivals: u64,
+    pace: Pace,
     governor: Option<Governor>,
 }
 
 impl ModelLoop {
-    /// A loop over this context.
-    pub fn new(
-        context: Context,
-        outbox: Outbox,
-        pulse: Arc<Pulse>,
-        activity: Arc<Activity>,
-        governor: Option<Governor>,
-        prefix_cache_bytes: u64,
-    ) -> Self {
-        let limits = Limits {
-            batch_tokens: context.batch_tokens(),
-            prefill_tokens: context.micro_batch_tokens(),
-            prefill_beside_decode_tokens: PREFILL_BESIDE_DECODE_TOKENS
-                .min(context.micro_batch_tokens()),
-        };
+    /// A loop with these tools.
+    pub fn new(tools: Tools, outbox: Outbox, pulse: Arc<Pulse>, activity: Arc<Activity>) -> Self {
+        let Tools {
+            context,
+            archive,
+            store,
+            device_tokens,
+            tpot,
+            governor,
+        } = tools;
+        let device_tokens_max =
+            device_tokens.unwrap_or_else(|| context.context_tokens() / DEVICE_SHARE);
+        activity.cache().memory_class = archive.class().name().to_owned();
         Self {
             free_sequences: (0..context.sequences_max() as SequenceId).rev().collect(),
-            prefix: prefix::cache(context.scratch(), prefix_cache_bytes),
-            retired: VecDeque::new(),
-            steps_since_block: 0,
+            pace: Pace::new(tpot, context.micro_batch_tokens()),
+            archive,
+            store,
+            parked: Vec::new(),
+            device_tokens_max,
+            steps_since_piece: 0,
+            cells: CellLedger::default(),
+            fairness: Fairness::default(),
+            arrivals: 0,
             context,
             outbox,
             pulse,
             activity,
             generations: HashMap::new(),
-            waiting: VecDeque::new(),
+            waiting: Vec::new(),
             running: Vec::new(),
             batch: Batch::default(),
             sampler: Sampler::default(),
-            limits,
-            share_groups: 0,
             governor,
         }
     }
 
-    /// Runs until the channel closes; what then still runs ends as cancelled.
+    /// Runs until the channel closes; what then still runs ends as cancelled, and what is worth it is on disk.
     pub fn run(mut self, commands: &Receiver<LoopCommand>) {
+        self.publish();
+        let mut is_idle = false;
         loop {
-            if self.running.is_empty() && self.waiting.is_empty() && self.retired.is_empty() {
-                match commands.recv() {
+            if self.running.is_empty() && self.waiting.is_empty() && !self.has_unstored() {
+                self.publish();
+                let command = if is_idle {
+                    commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                } else {
+                    commands.recv_timeout(IDLE)
+                };
+                is_idle = false;
+                match command {
                     Ok(command) => self.handle(command),
-                    Err(_) => return,
+                    Err(RecvTimeoutError::Timeout) => {
+                        is_idle = true;
+                        if let Some(store) = &self.store {
+                            store.write_all();
+                        }
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => {
+                        self.close();
+                        return;
+                    }
                 }
             }
             loop {
@@ -195,6 +265,7 @@ impl ModelLoop {
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => {
                         self.cancel_all();
+                        self.close();
                         return;
                     }
                 }
@@ -203,6 +274,16 @@ impl ModelLoop {
             self.step();
             self.store_behind();
             self.publish();
+        }
+    }
+
+    /// Stores everything that is worth it, in memory and on disk.
+    fn close(&mut self) {
+        while self.give_up_parked(None) {}
+        if let Some(store) = &self.store
+            && !store.flush(FLUSH_PATIENCE)
+        {
+            tracing::warn!("not all prompts were written to disk in time");
         }
     }
 
@@ -221,10 +302,22 @@ impl ModelLoop {
     }
 
     fn publish(&self) {
-        let cached = self.prefix.as_ref().map_or(0, PrefixCache::used_bytes);
-        self.activity
-            .prefix_cache_bytes
-            .store(cached, Ordering::Relaxed);
+        {
+            let mut cache = self.activity.cache();
+            cache.device_tokens = self
+                .parked
+                .iter()
+                .map(|it| self.cells.own(it.sequence))
+                .sum();
+            if let Some(store) = &self.store {
+                let status = store.status();
+                cache.ram_bytes = status.ram_bytes;
+                cache.ram_bytes_max = status.ram_bytes_max;
+                cache.disk_bytes = status.disk_bytes;
+                cache.disk_bytes_max = status.disk_bytes_max;
+                cache.disk_written_bytes = status.disk_written_bytes;
+            }
+        }
         self.activity
             .running
             .store(self.running.len() as u32, Ordering::Relaxed);
@@ -233,6 +326,6 @@ impl ModelLoop {
             .store(self.waiting.len() as u32, Ordering::Relaxed);
         self.activity
             .cells_used
-            .store(self.cells_used(), Ordering::Relaxed);
+            .store(self.cells.used(), Ordering::Relaxed);
     }
 }

@@ -4,16 +4,17 @@
 //! the [`ModelLoop`].
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use aluco_prefix::{Cut, DiskOptions, Fetched, Store, StoreOptions, disk};
 use aluco_proto::{
     ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
     LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Timings, Token, Usage,
@@ -21,9 +22,11 @@ use aluco_proto::{
 
 use crate::{
     ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
+    fingerprint,
     governor::Governor,
     intake::Intake,
-    model_loop::{Activity, ModelLoop, Start, prefix},
+    memory::{Archive, MemoryClass},
+    model_loop::{Activity, ModelLoop, Start, Tools},
     outbox::{Outbox, Pulse},
     prompt, threads,
 };
@@ -37,6 +40,17 @@ const LOGPROBS_MAX: u32 = 20;
 
 /// Longer stop strings are compared for nothing: they are longer than any paragraph.
 const STOP_BYTES_MAX: usize = 4096;
+
+/// Tokens of a block of the prefix store.
+const BLOCK_TOKENS: usize = 256;
+
+/// The share of the machine's memory that stored prompts may have unless asked otherwise, and most bytes of it.
+const RAM_SHARE: u64 = 16;
+const RAM_BYTES_MAX: u64 = 8 << 30;
+
+/// The same for the file system.
+const DISK_SHARE: u64 = 5;
+const DISK_BYTES_MAX: u64 = 64 << 30;
 
 /// llama.cpp splits text by `std::regex`, which recurses once per character in runs of like ones, with up to 210 bytes of stack each
 /// (measured with the pre-tokenizers gpt-4o, tekken and falcon). The memory is reserved and not used until it is needed.
@@ -194,11 +208,9 @@ impl Resident {
 /// Everything a loaded model consists of.
 struct Parts {
     model: Model,
-    context: Context,
     templates: ChatTemplates,
     info: LoadedModel,
-    governor: Option<Governor>,
-    prefix_cache_bytes: u64,
+    tools: Tools,
 }
 
 fn load_parts(
@@ -237,7 +249,7 @@ fn load_parts(
             wanted.context_tokens, wanted.sequences_max
         )));
     }
-    let context = Context::new(&model, &wanted).map_err(|error| prompt::failure(&error))?;
+    let mut context = Context::new(&model, &wanted).map_err(|error| prompt::failure(&error))?;
     let templates =
         ChatTemplates::new(&model, options.chat_template.as_deref()).map_err(|error| Failure {
             kind: FailureKind::LoadFailed,
@@ -254,22 +266,104 @@ fn load_parts(
         .threads
         .is_none()
         .then(|| Governor::new(info.threads));
+    let (archive, store) = open_store(engine, &model, &mut context, path, options);
     Ok(Parts {
         model,
-        context,
         templates,
         info,
-        governor,
-        prefix_cache_bytes: options
-            .prefix_cache_bytes
-            .unwrap_or_else(prefix::default_budget_bytes),
+        tools: Tools {
+            context,
+            archive,
+            store,
+            device_tokens: options.cache.device_tokens,
+            tpot: options
+                .tpot_ms
+                .and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()),
+            governor,
+        },
     })
+}
+
+/// Finds out how the memory of a model can be kept, and opens the store of its prompts.
+fn open_store(
+    engine: Engine,
+    model: &Model,
+    context: &mut Context,
+    path: &Path,
+    options: &LoadOptions,
+) -> (Archive, Option<Store>) {
+    let ram_bytes = options.cache.ram_bytes.unwrap_or_else(default_ram_bytes);
+    if ram_bytes == 0 && options.cache.device_tokens == Some(0) {
+        return (Archive::off(), None);
+    }
+    let archive = Archive::probe(context);
+    if ram_bytes == 0 || archive.class() == MemoryClass::Off {
+        return (archive, None);
+    }
+    let (fingerprint, facts) = match fingerprint::of(engine, model, path, options) {
+        Ok(found) => found,
+        Err(error) => {
+            // The model was read a moment ago, so this is worth a word.
+            tracing::warn!(
+                "prompts are not stored, since {} could not be read again: {error}",
+                path.display()
+            );
+            return (archive, None);
+        }
+    };
+    let disk = options.cache.folder.clone().and_then(|root| {
+        let bytes = options
+            .cache
+            .disk_bytes
+            .unwrap_or_else(|| default_disk_bytes(&root));
+        (bytes > 0).then_some(DiskOptions { root, bytes })
+    });
+    let (store, error) = Store::open(StoreOptions {
+        fingerprint,
+        facts,
+        block_tokens: match archive.class() {
+            MemoryClass::Whole => usize::MAX,
+            _ => BLOCK_TOKENS,
+        },
+        cut: match archive.class() {
+            MemoryClass::Blocks => Cut::Anywhere,
+            _ => Cut::Tails,
+        },
+        ram_bytes,
+        disk,
+    });
+    if let Some(error) = error {
+        tracing::warn!("prompts are kept in memory alone: {error}");
+    }
+    if let Some(difference) = store.computed_otherwise() {
+        tracing::info!(
+            "prompts of this model lie on disk that were computed otherwise and cannot be used: {difference}"
+        );
+    }
+    (archive, Some(store))
+}
+
+/// A sixteenth of the machine's memory, at most 8 GiB.
+fn default_ram_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| {
+        let rest = line.strip_prefix("MemTotal:")?;
+        rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    });
+    total.map_or(0, |kib| (kib * 1024 / RAM_SHARE).min(RAM_BYTES_MAX))
+}
+
+/// A fifth of what is free where the folder is, or was before it filled up, at most 64 GiB.
+fn default_disk_bytes(root: &Path) -> u64 {
+    let used: u64 = disk::folders(root).iter().map(|folder| folder.bytes).sum();
+    let free = disk::free_bytes(root).unwrap_or(0);
+    ((free + used) / DISK_SHARE).min(DISK_BYTES_MAX)
 }
 
 /// The context that these options ask for.
 pub fn context_options(model: &Model, options: &LoadOptions) -> ContextOptions {
     let trained = model.context_train_tokens().max(1);
-    // One of llama.cpp's 256 is kept for the prefix cache.
+    // One of llama.cpp's 256 is kept for the prefix store.
     let sequences_max = options.sequences_max.clamp(1, SEQUENCES_MAX);
     ContextOptions {
         context_tokens: options
@@ -324,23 +418,15 @@ fn serve(
 ) {
     let Parts {
         model,
-        context,
         mut templates,
         info,
-        governor,
-        prefix_cache_bytes,
+        tools,
     } = parts;
     let context_tokens = info.context_tokens;
     let (to_loop, commands) = channel();
     intake.connect(Some(to_loop));
-    let model_loop = ModelLoop::new(
-        context,
-        outbox.clone(),
-        pulse.clone(),
-        activity,
-        governor,
-        prefix_cache_bytes,
-    );
+    let store = tools.store.clone();
+    let model_loop = ModelLoop::new(tools, outbox.clone(), pulse.clone(), activity);
     let thread = thread::Builder::new()
         .name(format!("loop {}", info.model))
         .spawn(move || model_loop.run(&commands))
@@ -361,7 +447,15 @@ fn serve(
                     arrived,
                     context_tokens,
                 ) {
-                    Ok(start) => intake.start(start),
+                    Ok(mut start) => {
+                        // Before its turn comes, so that the loop never waits for the disk.
+                        if let Some(store) = &store {
+                            let tokens = &start.prompt.tokens;
+                            start.fetched =
+                                store.fetch(&start.namespace, &tokens[..tokens.len() - 1]);
+                        }
+                        intake.start(start);
+                    }
                     Err(failure) => {
                         intake.withdraw(request);
                         outbox.generation(request, GenerationEvent::Failed(failure));
@@ -491,6 +585,9 @@ fn start(
         tokens_max: spec.tokens_max,
         stop: spec.stop,
         logprobs: spec.logprobs,
+        client: spec.client,
+        namespace: spec.namespace,
+        fetched: Fetched::default(),
         arrived,
     })
 }

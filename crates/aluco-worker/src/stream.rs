@@ -1,5 +1,8 @@
 //! One choice of a generation: its tokens, its text, how far it is.
 
+use std::sync::Arc;
+
+use aluco_prefix::Origin;
 use aluco_proto::{FinishReason, RequestId, Token};
 
 use crate::{ffi::SequenceId, text::TextStream};
@@ -17,18 +20,29 @@ pub struct Stream {
     pub prompt_tokens: u32,
     /// How many of `tokens` lie in KV cells. Always less than `tokens.len()`: the last token is computed to get the next.
     pub computed_tokens: u32,
-    /// How many of the computed tokens lie in cells that are shared with the other choices.
-    pub shared_tokens: u32,
-    /// Names the streams that share those cells.
-    pub share_group: Option<u64>,
     /// Its sequence, while it runs.
     pub sequence: Option<SequenceId>,
-    /// KV cells that were promised to it when it was admitted.
-    pub promised_cells: u32,
+    /// The length, in tokens, for which cells were promised to it when it was admitted.
+    pub promised_tokens: u32,
+    /// Positions at which its state is to be kept, in rising order, all beyond what is computed.
+    pub borders: Vec<u32>,
+    /// What was kept on the way.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Whose it is, for what its entries in the prefix store are worth.
+    pub origin: Origin,
     /// True once its last event was sent; its cells are free at the end of the step.
     pub finished: bool,
     /// Decoded text.
     pub text: TextStream,
+}
+
+/// The state of a sequence at some position, where it cannot be cut there later.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Tokens computed by then.
+    pub tokens: u32,
+    /// What cannot be cut; see [`crate::memory`].
+    pub state: Arc<Vec<u8>>,
 }
 
 /// What a sampled token means for a stream.
@@ -62,9 +76,23 @@ impl Stream {
         self.tokens.len() as u32 - self.computed_tokens
     }
 
-    /// KV cells that are its own.
-    pub fn own_cells(&self) -> u32 {
-        self.computed_tokens - self.shared_tokens
+    /// Tokens until the next border; `None` if there is none.
+    pub fn until_border(&self) -> Option<u32> {
+        let next = self
+            .borders
+            .iter()
+            .find(|border| **border > self.computed_tokens);
+        next.map(|border| border - self.computed_tokens)
+    }
+
+    /// Has the state kept after so many tokens, if that is still to come.
+    pub fn add_border(&mut self, tokens: u32) {
+        if tokens <= self.computed_tokens || tokens >= self.tokens.len() as u32 {
+            return;
+        }
+        if let Err(index) = self.borders.binary_search(&tokens) {
+            self.borders.insert(index, tokens);
+        }
     }
 
     /// Takes the next token; `bytes` is its text and `is_end` tells an end-of-generation token.
@@ -113,9 +141,8 @@ impl Stream {
     /// Forgets its cells: it will be computed again from its tokens.
     pub fn release(&mut self) -> Option<SequenceId> {
         self.computed_tokens = 0;
-        self.shared_tokens = 0;
-        self.share_group = None;
-        self.promised_cells = 0;
+        self.promised_tokens = 0;
+        self.checkpoints.clear();
         self.sequence.take()
     }
 }
@@ -137,10 +164,11 @@ mod tests {
             tokens: vec![1, 2, 3],
             prompt_tokens: 3,
             computed_tokens: 3,
-            shared_tokens: 0,
-            share_group: None,
             sequence: Some(0),
-            promised_cells: 10,
+            promised_tokens: 10,
+            borders: Vec::new(),
+            checkpoints: Vec::new(),
+            origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),
         };
@@ -203,8 +231,27 @@ mod tests {
         assert_eq!(stream.pending_tokens(), 1);
         assert_eq!(stream.release(), Some(0));
         assert_eq!(
-            (stream.pending_tokens(), stream.own_cells(), stream.sequence),
+            (
+                stream.pending_tokens(),
+                stream.promised_tokens,
+                stream.sequence
+            ),
             (4, 0, None)
         );
+    }
+
+    #[test]
+    fn borders_lie_ahead_and_within_the_tokens() {
+        let (mut stream, _) = stream(&[]);
+        stream.tokens = (0..20).collect();
+        for border in [3, 10, 5, 10, 20, 30] {
+            stream.add_border(border);
+        }
+        assert_eq!(stream.borders, [5, 10]);
+        assert_eq!(stream.until_border(), Some(2));
+        stream.computed_tokens = 5;
+        assert_eq!(stream.until_border(), Some(5));
+        stream.computed_tokens = 12;
+        assert_eq!(stream.until_border(), None);
     }
 }

@@ -2,9 +2,15 @@
 
 mod support;
 
+use std::path::Path;
+
+use aluco_prefix::Kind;
 use aluco_proto::{Command, Event, FlashAttention, KvType, LoadOptions, Prompt, WeightLoading};
-use aluco_worker::ffi::{Batch, Context, ContextOptions, Decoded, Engine, Model, ModelOptions};
-use support::{Worker, greedy, model_path};
+use aluco_worker::{
+    ffi::{Batch, Context, ContextOptions, Decoded, Engine, Model, ModelOptions},
+    memory::{Archive, MemoryClass, StoredPart},
+};
+use support::{Worker, greedy, model_path, without_cache};
 
 const BLOCK: u32 = 256;
 
@@ -22,70 +28,103 @@ fn context(model: &Model, kv_type: KvType, flash_attention: FlashAttention) -> C
     Context::new(model, &options).unwrap()
 }
 
-/// Logits behind one token at the end of a sequence of 512.
-fn logits_of_next(context: &mut Context, sequence: i32) -> Vec<f32> {
+/// The attention cells and, where there is more, the state of these positions of sequence 1, taken out and put into sequence 0.
+fn move_over(archive: &Archive, context: &mut Context, cut: u32, checkpoint: Option<&[u8]>) {
+    let block = archive.export_block(context, 1, 0, BLOCK).unwrap();
+    let tail = archive
+        .export_tail(context, 1, BLOCK, cut, checkpoint)
+        .unwrap();
+    context.remove_sequence(1).unwrap();
+    let part = |kind, begin, end, payload| StoredPart {
+        kind,
+        begin,
+        end,
+        payload,
+    };
+    let parts = [
+        part(Kind::Block, 0, BLOCK, &*block),
+        part(Kind::Tail, BLOCK, cut, &*tail),
+    ];
+    archive.restore(context, 0, &parts, cut).unwrap();
+}
+
+/// Computes made-up tokens at these positions; gives the logits behind the last one.
+fn compute(context: &mut Context, sequence: i32, positions: std::ops::Range<u32>) -> Vec<f32> {
+    let vocabulary = context.model().vocabulary();
     let mut batch = Batch::default();
-    let row = batch.push(77, 2 * BLOCK, sequence, true);
-    assert!(matches!(context.decode(&mut batch).unwrap(), Decoded::Done));
+    let mut row = 0;
+    for position in positions.clone() {
+        let token = (100 + position * 7919) % vocabulary;
+        let is_last = position + 1 == positions.end;
+        row = batch.push(token as i32, position, sequence, is_last);
+    }
+    assert_eq!(context.decode(&mut batch).unwrap(), Decoded::Done);
     context.logits(row).unwrap().to_vec()
 }
 
-#[test]
-fn blocks_that_were_put_back_give_bit_identical_logits() {
+fn is_same(a: &[f32], b: &[f32]) -> bool {
+    assert!(a.iter().all(|logit| logit.is_finite()));
+    a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+fn state_survives(path: &Path, class: MemoryClass) {
     let engine = Engine::start();
     let options = ModelOptions {
         gpu_layers: None,
         weight_loading: WeightLoading::Auto,
     };
-    let model = Model::load(engine, &model_path(), &options, |_| true).unwrap();
-    assert!(model.has_divisible_memory());
+    let model = Model::load(engine, path, &options, |_| true).unwrap();
     for (kv_type, flash_attention) in [
         (KvType::F16, FlashAttention::On),
         (KvType::F16, FlashAttention::Off),
         (KvType::Q8_0, FlashAttention::On),
     ] {
+        let what = format!("{} {kv_type:?} {flash_attention:?}", path.display());
         let mut context = context(&model, kv_type, flash_attention);
-        let scratch = context.scratch().unwrap();
-        let mut batch = Batch::default();
-        for position in 0..2 * BLOCK {
-            let token = 100 + (position * 7919 % 40_000) as i32;
-            batch.push(token, position, 0, false);
-        }
-        assert!(matches!(context.decode(&mut batch).unwrap(), Decoded::Done));
-        let blocks: Vec<Vec<u8>> = [0, BLOCK]
-            .map(|begin| {
-                let positions = begin..begin + BLOCK;
-                context.share_positions(0, scratch, positions).unwrap();
-                let bytes = context.export_sequence(scratch).unwrap();
-                context.remove_sequence(scratch).unwrap();
-                bytes
-            })
-            .into();
-        let expected = logits_of_next(&mut context, 0);
-        context.remove_sequence(0).unwrap();
+        let archive = Archive::probe(&mut context);
+        assert_eq!(archive.class(), class, "{what}");
+        assert_eq!(context.last_position(0), None);
 
-        // Into another sequence. (Among cells of others the sums would be formed in another order, as always in a shared pool.)
-        for (index, bytes) in blocks.iter().enumerate() {
-            let begin = index as u32 * BLOCK;
-            context.import_sequence(scratch, bytes).unwrap();
-            let positions = begin..begin + BLOCK;
-            context.share_positions(scratch, 1, positions).unwrap();
-            context.remove_sequence(scratch).unwrap();
-        }
-        let found = logits_of_next(&mut context, 1);
-        let same = expected
-            .iter()
-            .zip(&found)
-            .all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same, "{kv_type:?} {flash_attention:?}");
+        // Neither at the border of a block nor at the end of what was computed.
+        let cut = BLOCK + 100;
+        compute(&mut context, 0, 0..cut);
+        let checkpoint = archive.checkpoint(&mut context, 0).unwrap();
+        let state = (class == MemoryClass::Checkpoints).then_some(&*checkpoint);
+        archive.fork(&mut context, 0, 1, cut, state).unwrap();
+        let expected = compute(&mut context, 0, cut..cut + 1);
+        let other = compute(&mut context, 0, cut + 1..cut + 2);
+        assert!(!is_same(&expected, &other), "{what}");
+
+        // A second sequence goes on from the middle of the first one. (In the very same cells, since sums depend on their order.)
+        context.remove_sequence(0).unwrap();
+        let found = compute(&mut context, 1, cut..cut + 1);
+        assert!(is_same(&expected, &found), "{what}");
+        compute(&mut context, 1, cut + 1..2 * BLOCK);
+
+        // Out of the context and back.
+        move_over(&archive, &mut context, cut, state);
+        let found = compute(&mut context, 0, cut..cut + 1);
+        assert!(is_same(&expected, &found), "{what}");
 
         // What is no state is refused, and the context goes on.
-        let mut damaged = blocks[0].clone();
-        damaged.truncate(100);
-        assert!(context.import_sequence(scratch, &damaged).is_err());
-        context.remove_sequence(scratch).unwrap();
-        assert_eq!(context.last_position(1), Some(2 * BLOCK));
+        let damaged = StoredPart {
+            kind: Kind::Tail,
+            begin: 0,
+            end: 10,
+            payload: &checkpoint[..checkpoint.len().min(100)],
+        };
+        assert!(
+            archive.restore(&mut context, 1, &[damaged], 10).is_err(),
+            "{what}"
+        );
+        assert_eq!(context.last_position(0), Some(cut), "{what}");
+        assert_eq!(context.last_position(1), None, "{what}");
     }
+}
+
+#[test]
+fn state_that_was_put_back_gives_bit_identical_logits() {
+    state_survives(&model_path(), MemoryClass::Blocks);
 }
 
 fn small() -> LoadOptions {
@@ -121,9 +160,9 @@ fn a_prompt_that_was_computed_is_not_computed_again() {
     let prompt_tokens = first.usage.prompt_tokens;
     assert!(prompt_tokens > 512, "{prompt_tokens}");
 
-    // The same again: all whole blocks but the last token's come from the cache, and the distribution is the same.
+    // The same again: all but the last token is there already, and the distribution is the same.
     let again = worker.run(spec(beginning.clone()));
-    assert_eq!(again.usage.cached_tokens, (prompt_tokens - 1) / 256 * 256);
+    assert_eq!(again.usage.cached_tokens, prompt_tokens - 1);
     let (one, other) = (&first.logprobs[0][0], &again.logprobs[0][0]);
     for entry in &one.top {
         let same = other.top.iter().find(|other| other.token == entry.token);
@@ -150,7 +189,7 @@ fn a_prompt_that_was_computed_is_not_computed_again() {
 fn a_cache_without_budget_keeps_nothing() {
     let mut worker = Worker::start();
     worker.load(LoadOptions {
-        prefix_cache_bytes: Some(0),
+        cache: without_cache(),
         ..small()
     });
     let spec = || greedy(text(&long_text(200)), 2);
@@ -185,5 +224,5 @@ fn the_cache_gives_way_when_cells_and_sequences_are_needed() {
         panic!("no status");
     };
     assert_eq!(status.models[0].sequences_running, 0);
-    assert!(status.models[0].prefix_cache_bytes > 0);
+    assert!(status.models[0].cache.ram_bytes > 0);
 }

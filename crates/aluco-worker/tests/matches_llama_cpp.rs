@@ -110,6 +110,7 @@ fn compare(flash_attention: FlashAttention) {
         micro_batch_tokens: 128,
         threads: Some(2),
         flash_attention,
+        cache: support::without_cache(),
         ..LoadOptions::default()
     };
     let mut worker = Worker::start();

@@ -44,6 +44,24 @@ pub struct Batch {
     logits: Vec<i8>,
 }
 
+/// A part of what a sequence is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatePart {
+    /// All of it.
+    Whole,
+    /// What cannot be cut: the cells of sliding windows, recurrent state.
+    Undivided,
+}
+
+impl StatePart {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Whole => sys::LLAMA_STATE_SEQ_FLAGS_NONE,
+            Self::Undivided => sys::LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY,
+        }
+    }
+}
+
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoded {
@@ -120,7 +138,7 @@ impl Context {
     pub fn new(model: &Model, options: &ContextOptions) -> Result<Self, EngineError> {
         let _ = take_error_lines();
         let scratch = model
-            .has_divisible_memory()
+            .memory_can_be_shared()
             .then_some(options.sequences_max as SequenceId);
         // SAFETY: the library's defaults with plain values changed; the model is kept alive by the clone below.
         let context = unsafe {
@@ -278,7 +296,7 @@ impl Context {
         self.copy_cells(from, to, -1, -1)
     }
 
-    /// Makes `to` a second name for the cells of `from` at these positions. Only where [`Model::has_divisible_memory`].
+    /// Makes `to` a second name for the attention cells of `from` at these positions, and for its state of other kinds as it is.
     pub fn share_positions(
         &mut self,
         from: SequenceId,
@@ -302,13 +320,18 @@ impl Context {
         .map(|_| ())
     }
 
-    /// The sequence that is nobody's: for taking cells out and putting them in. `None` if the memory of this model cannot be divided.
+    /// The sequence that is nobody's: for taking cells out and putting them in. `None` if that would end the process.
     pub fn scratch(&self) -> Option<SequenceId> {
         self.scratch
     }
 
-    /// The contents of a sequence's cells, for [`Self::import_sequence`] of a context with the same model and options.
-    pub fn export_sequence(&mut self, sequence: SequenceId) -> Result<Vec<u8>, EngineError> {
+    /// This part of what a sequence is, for [`Self::import`] of a context with the same model and options.
+    pub fn export(
+        &mut self,
+        sequence: SequenceId,
+        part: StatePart,
+    ) -> Result<Vec<u8>, EngineError> {
+        let flags = part.flags();
         let mut bytes = 0;
         guarded("llama_state_seq_get_size", |message, message_bytes| {
             // SAFETY: the context lives.
@@ -316,6 +339,7 @@ impl Context {
                 aluco_seq_size(
                     self.raw.as_ptr(),
                     sequence,
+                    flags,
                     &raw mut bytes,
                     message,
                     message_bytes,
@@ -330,6 +354,7 @@ impl Context {
                 aluco_seq_export(
                     self.raw.as_ptr(),
                     sequence,
+                    flags,
                     data.as_mut_ptr(),
                     data.len(),
                     &raw mut written,
@@ -348,10 +373,11 @@ impl Context {
         Ok(data)
     }
 
-    /// Replaces the contents of a sequence by what was exported. Fails if there are no free cells.
-    pub fn import_sequence(
+    /// Replaces this part of a sequence by what was exported. Fails if there are no free cells.
+    pub fn import(
         &mut self,
         sequence: SequenceId,
+        part: StatePart,
         data: &[u8],
     ) -> Result<(), EngineError> {
         let status = guarded("llama_state_seq_set_data", |message, message_bytes| {
@@ -360,6 +386,7 @@ impl Context {
                 aluco_seq_import(
                     self.raw.as_ptr(),
                     sequence,
+                    part.flags(),
                     data.as_ptr(),
                     data.len(),
                     message,
@@ -381,7 +408,7 @@ impl Context {
     pub fn remove_sequence(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
         let status = guarded("llama_memory_seq_rm", |message, message_bytes| {
             // SAFETY: the context lives; the whole range of a sequence can be removed in every memory class.
-            unsafe { aluco_seq_rm(self.memory(), sequence, message, message_bytes) }
+            unsafe { aluco_seq_rm(self.memory(), sequence, -1, message, message_bytes) }
         })?;
         if status == 0 {
             Ok(())
@@ -393,10 +420,45 @@ impl Context {
         }
     }
 
+    /// Frees the cells of a sequence from this position on. Only where memory can be cut at any token: a window would be silently wrong
+    /// afterwards, recurrent state refuses.
+    pub fn truncate_sequence(
+        &mut self,
+        sequence: SequenceId,
+        begin: u32,
+    ) -> Result<(), EngineError> {
+        let status = guarded("llama_memory_seq_rm", |message, message_bytes| {
+            // SAFETY: the context lives; what cannot be removed is refused.
+            unsafe {
+                aluco_seq_rm(
+                    self.memory(),
+                    sequence,
+                    begin as i32,
+                    message,
+                    message_bytes,
+                )
+            }
+        })?;
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(EngineError::Failed {
+                call: "llama_memory_seq_rm",
+                reason: "the end of a sequence could not be removed".to_owned(),
+            })
+        }
+    }
+
     /// Empties all sequences.
     pub fn clear(&mut self) {
         // SAFETY: the context lives.
         unsafe { sys::llama_memory_clear(self.memory(), false) };
+    }
+
+    /// The first position of a sequence; `None` if it is empty. With a window or recurrent state this is the first that is still there.
+    pub fn first_position(&self, sequence: SequenceId) -> Option<u32> {
+        // SAFETY: the context lives.
+        u32::try_from(unsafe { sys::llama_memory_seq_pos_min(self.memory(), sequence) }).ok()
     }
 
     /// The last position of a sequence; `None` if it is empty.
@@ -468,6 +530,7 @@ unsafe extern "C" {
     fn aluco_seq_size(
         context: *mut sys::llama_context,
         sequence: SequenceId,
+        flags: u32,
         bytes: *mut usize,
         message: *mut c_char,
         message_bytes: usize,
@@ -475,6 +538,7 @@ unsafe extern "C" {
     fn aluco_seq_export(
         context: *mut sys::llama_context,
         sequence: SequenceId,
+        flags: u32,
         data: *mut u8,
         bytes: usize,
         written: *mut usize,
@@ -484,6 +548,7 @@ unsafe extern "C" {
     fn aluco_seq_import(
         context: *mut sys::llama_context,
         sequence: SequenceId,
+        flags: u32,
         data: *const u8,
         bytes: usize,
         message: *mut c_char,
@@ -501,6 +566,7 @@ unsafe extern "C" {
     fn aluco_seq_rm(
         memory: sys::llama_memory_t,
         sequence: SequenceId,
+        begin: i32,
         message: *mut c_char,
         message_bytes: usize,
     ) -> i32;

@@ -33,9 +33,9 @@ int32_t llama_token_to_piece(const llama_vocab * vocab, int32_t token, char * bu
 int32_t llama_detokenize(const llama_vocab * vocab, const int32_t * tokens, int32_t n_tokens, char * text, int32_t text_len_max,
                          bool remove_special, bool unparse_special);
 void    llama_memory_seq_cp(llama_memory_i * mem, int32_t src, int32_t dst, int32_t p0, int32_t p1);
-size_t  llama_state_seq_get_size(llama_context * ctx, int32_t seq);
-size_t  llama_state_seq_get_data(llama_context * ctx, uint8_t * dst, size_t size, int32_t seq);
-size_t  llama_state_seq_set_data(llama_context * ctx, const uint8_t * src, size_t size, int32_t seq);
+size_t  llama_state_seq_get_size_ext(llama_context * ctx, int32_t seq, uint32_t flags);
+size_t  llama_state_seq_get_data_ext(llama_context * ctx, uint8_t * dst, size_t size, int32_t seq, uint32_t flags);
+size_t  llama_state_seq_set_data_ext(llama_context * ctx, const uint8_t * src, size_t size, int32_t seq, uint32_t flags);
 bool    llama_memory_seq_rm(llama_memory_i * mem, int32_t seq, int32_t p0, int32_t p1);
 }
 
@@ -109,26 +109,28 @@ int32_t aluco_seq_cp(llama_memory_i * mem, int32_t src, int32_t dst, int32_t p0,
     });
 }
 
-int32_t aluco_seq_size(llama_context * ctx, int32_t seq, size_t * bytes, char * message, size_t message_bytes) {
+int32_t aluco_seq_size(llama_context * ctx, int32_t seq, uint32_t flags, size_t * bytes, char * message, size_t message_bytes) {
     return guarded(message, message_bytes, [&] {
-        *bytes = llama_state_seq_get_size(ctx, seq);
+        *bytes = llama_state_seq_get_size_ext(ctx, seq, flags);
         return 0;
     });
 }
 
-int32_t aluco_seq_export(llama_context * ctx, int32_t seq, uint8_t * data, size_t bytes, size_t * written, char * message,
+int32_t aluco_seq_export(llama_context * ctx, int32_t seq, uint32_t flags, uint8_t * data, size_t bytes, size_t * written,
+                         char * message, size_t message_bytes) {
+    return guarded(message, message_bytes, [&] {
+        *written = llama_state_seq_get_data_ext(ctx, data, bytes, seq, flags);
+        return 0;
+    });
+}
+
+int32_t aluco_seq_import(llama_context * ctx, int32_t seq, uint32_t flags, const uint8_t * data, size_t bytes, char * message,
                          size_t message_bytes) {
-    return guarded(message, message_bytes, [&] {
-        *written = llama_state_seq_get_data(ctx, data, bytes, seq);
-        return 0;
-    });
+    return guarded(message, message_bytes,
+                   [&] { return llama_state_seq_set_data_ext(ctx, data, bytes, seq, flags) == bytes ? 0 : -1; });
 }
 
-int32_t aluco_seq_import(llama_context * ctx, int32_t seq, const uint8_t * data, size_t bytes, char * message, size_t message_bytes) {
-    return guarded(message, message_bytes, [&] { return llama_state_seq_set_data(ctx, data, bytes, seq) == bytes ? 0 : -1; });
-}
-
-int32_t aluco_seq_rm(llama_memory_i * mem, int32_t seq, char * message, size_t message_bytes) {
-    return guarded(message, message_bytes, [&] { return llama_memory_seq_rm(mem, seq, -1, -1) ? 0 : -1; });
+int32_t aluco_seq_rm(llama_memory_i * mem, int32_t seq, int32_t begin, char * message, size_t message_bytes) {
+    return guarded(message, message_bytes, [&] { return llama_memory_seq_rm(mem, seq, begin, -1) ? 0 : -1; });
 }
 }

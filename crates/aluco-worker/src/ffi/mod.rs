@@ -12,7 +12,7 @@ mod model;
 
 pub use backend::{CpuBuild, Device, Engine, EngineBuild};
 pub use chat::{ChatTemplates, RenderedChat};
-pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId};
+pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
 
 use std::ffi::{CStr, c_char};

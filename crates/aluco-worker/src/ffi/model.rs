@@ -178,15 +178,15 @@ impl Model {
         }
     }
 
-    /// True if the cells of a range of positions can be taken out of a sequence and put into another, exactly: full attention alone can.
-    /// A window that has moved on has lost what lay before it, and recurrent state is one whole.
-    pub fn has_divisible_memory(&self) -> bool {
+    /// Length of its sliding windows, in tokens; 0 if attention sees everything.
+    pub fn window_tokens(&self) -> u32 {
         // SAFETY: the model lives.
-        let has_window = unsafe { sys::llama_model_n_swa(self.as_ptr()) } != 0;
-        // deepseek4's memory ends the process when asked for a range.
-        let is_known_to_abort =
-            self.metadata("general.architecture").as_deref() == Some("deepseek4");
-        !self.is_recurrent() && !has_window && !is_known_to_abort
+        unsafe { sys::llama_model_n_swa(self.as_ptr()) }.max(0) as u32
+    }
+
+    /// False for models whose memory ends the process when sequences are to share cells: nothing of it can even be tried.
+    pub fn memory_can_be_shared(&self) -> bool {
+        self.metadata("general.architecture").as_deref() != Some("deepseek4")
     }
 
     /// True if the file brings a chat template.

@@ -1,12 +1,15 @@
 //! Who may run: sequences and KV cells are given, promised and taken back.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
-use aluco_proto::{GenerationEvent, RequestId};
+use aluco_prefix::{Fetched, Origin};
+use aluco_proto::{CacheReport, GenerationEvent, RequestId};
+use aluco_schedule::fairness::{ClientId, Waiting};
 
-use super::{Generation, ModelLoop, Start};
+use super::{Generation, ModelLoop, Start, beginning::Beginning};
 use crate::{
     ffi::{EngineError, SequenceId},
+    memory::MemoryClass,
     stream::{Bounds, Stream},
     text::TextStream,
 };
@@ -15,26 +18,44 @@ use crate::{
 /// make streams give their cells back more often.
 const RESERVE_TOKENS: u32 = 256;
 
+/// A prompt that is shorter than this and begins like nothing stored is taken for a request on the side.
+const SIDE_TOKENS_MAX: u32 = 1024;
+
+/// A conversation has come back if it begins with so many tokens that were computed before.
+const RETURNING_TOKENS_MIN: u32 = 256;
+
+/// Nearer to what is computed already, a state is not worth keeping.
+const BORDER_TOKENS_MIN: u32 = 32;
+
+/// What became of a waiting stream.
+enum Admission {
+    Admitted,
+    /// It waits for cells, a sequence, or for what another stream computes.
+    Waits,
+}
+
 impl ModelLoop {
     pub(super) fn enqueue(&mut self, start: Start) {
         let prompt_tokens = start.prompt.tokens.len() as u32;
         let mut stop = start.stop;
         stop.extend(start.prompt.stops);
         for choice in 0..start.choices {
-            self.waiting.push_back(Stream {
+            self.waiting.push(Stream {
                 request: start.request,
                 choice,
                 tokens: start.prompt.tokens.clone(),
                 prompt_tokens,
                 computed_tokens: 0,
-                shared_tokens: 0,
-                share_group: None,
                 sequence: None,
-                promised_cells: 0,
+                promised_tokens: 0,
+                borders: self.borders(&start.prompt.borders, prompt_tokens),
+                checkpoints: Vec::new(),
+                origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),
             });
         }
+        self.arrivals += 1;
         self.generations.insert(
             start.request,
             Generation {
@@ -47,7 +68,11 @@ impl ModelLoop {
                 },
                 logprobs: start.logprobs,
                 prompt_tokens,
-                cached_tokens: 0,
+                client: self.fairness.enter(&start.client),
+                namespace: start.namespace.into(),
+                arrival: self.arrivals,
+                fetched: start.fetched,
+                cache: CacheReport::default(),
                 choices_left: start.choices,
                 generated_tokens: 0,
                 arrived: start.arrived,
@@ -58,19 +83,22 @@ impl ModelLoop {
         );
     }
 
-    /// KV cells in use. Cells shared by the choices of a generation count once.
-    pub(super) fn cells_used(&self) -> u32 {
-        let own: u32 = self.running.iter().map(Stream::own_cells).sum();
-        let shared: HashMap<u64, u32> = self
-            .running
+    /// Where the state of a prompt is kept, if it cannot be cut afterwards: at the borders of its messages, or at its end.
+    fn borders(&self, of_messages: &[u32], prompt_tokens: u32) -> Vec<u32> {
+        if self.archive.class() != MemoryClass::Checkpoints {
+            return Vec::new();
+        }
+        let mut borders: Vec<u32> = of_messages
             .iter()
-            .filter_map(|stream| {
-                stream
-                    .share_group
-                    .map(|group| (group, stream.shared_tokens))
-            })
+            .copied()
+            .filter(|border| (BORDER_TOKENS_MIN..prompt_tokens).contains(border))
             .collect();
-        own + shared.values().sum::<u32>() + self.retired_cells()
+        if borders.is_empty() {
+            borders.push(prompt_tokens);
+        }
+        borders.sort_unstable();
+        borders.dedup();
+        borders
     }
 
     /// Cells that running streams hold or were promised.
@@ -78,24 +106,28 @@ impl ModelLoop {
         let outstanding: u32 = self
             .running
             .iter()
-            .map(|stream| stream.promised_cells.saturating_sub(stream.own_cells()))
+            .map(|stream| {
+                stream
+                    .promised_tokens
+                    .saturating_sub(stream.computed_tokens)
+            })
             .sum();
-        self.cells_used() + outstanding
+        self.cells.used() + outstanding
     }
 
-    /// Cells that a stream is promised beyond those it shares.
-    pub(super) fn promise(&self, stream: &Stream, shared_tokens: u32) -> u32 {
+    /// The length for which a stream is promised cells.
+    pub(super) fn promise(&self, stream: &Stream) -> u32 {
         let bounds = self.generations[&stream.request].bounds;
         let left = bounds.tokens_max.map_or(u32::MAX, |most| {
             most.saturating_sub(stream.generated_tokens())
         });
-        (stream.tokens.len() as u32 - shared_tokens)
+        (stream.tokens.len() as u32)
             .saturating_add(left.min(RESERVE_TOKENS))
-            .min(bounds.context_tokens - shared_tokens)
+            .min(bounds.context_tokens)
     }
 
     /// True if `stream` had better wait for a sibling that computes the very same prompt.
-    pub(super) fn waits_for_sibling(&self, stream: &Stream) -> bool {
+    fn waits_for_sibling(&self, stream: &Stream) -> bool {
         stream.generated_tokens() == 0
             && self.running.iter().any(|other| {
                 other.request == stream.request
@@ -104,11 +136,10 @@ impl ModelLoop {
             })
     }
 
-    /// Gives sequences and promises of cells to waiting streams, in order: one that does not fit holds up those behind it, so that a
-    /// large prompt is not starved by small ones.
+    /// Gives sequences and promises of cells to waiting streams, fairly between clients.
     pub(super) fn admit(&mut self) {
-        if self.running.is_empty() && self.free_sequences.is_empty() && self.retired.is_empty() {
-            // Only after every sequence was given up by `free`.
+        if self.running.is_empty() && self.free_sequences.is_empty() && self.parked.is_empty() {
+            // Only after every sequence was given up by `free_sequence`.
             let lost = EngineError::Failed {
                 call: "llama_memory_seq_rm",
                 reason: "no sequence is left; load the model again".to_owned(),
@@ -118,48 +149,156 @@ impl ModelLoop {
                 self.fail(request, &lost);
             }
         }
-        let mut index = 0;
-        while index < self.waiting.len()
-            && (!self.free_sequences.is_empty() || self.give_up_retired())
+        while !self.waiting.is_empty()
+            && !(self.free_sequences.is_empty() && self.parked.is_empty())
         {
-            if self.waits_for_sibling(&self.waiting[index]) {
-                index += 1;
-                continue;
-            }
-            let tokens = std::mem::take(&mut self.waiting[index].tokens);
-            self.settle(&tokens);
-            self.waiting[index].tokens = tokens;
-            let promised_cells = self.promise(&self.waiting[index], 0);
-            let is_over = |this: &Self| {
-                this.cells_committed() + promised_cells > this.context.context_tokens()
-            };
-            while is_over(self) && self.give_up_retired() {}
-            if is_over(self) && !self.running.is_empty() {
-                break;
-            }
-            let (Some(sequence), Some(mut stream)) =
-                (self.free_sequences.pop(), self.waiting.remove(index))
-            else {
-                break;
-            };
-            let now = Instant::now();
-            let restored = self.restore(&stream.tokens, sequence);
-            stream.sequence = Some(sequence);
-            stream.promised_cells = promised_cells;
-            stream.computed_tokens = restored;
-            let generation = self.generation(stream.request);
-            if generation.first_step.is_none() {
-                generation.first_step = Some(now);
-                generation.cached_tokens = restored;
-                let started = GenerationEvent::Started {
-                    prompt_tokens: generation.prompt_tokens,
-                    cached_tokens: generation.cached_tokens,
-                    seed: generation.seed,
-                };
-                self.outbox.generation(stream.request, started);
-            }
-            self.running.push(stream);
+            let waiting: Vec<Waiting> = self
+                .waiting
+                .iter()
+                .map(|stream| {
+                    let generation = &self.generations[&stream.request];
+                    Waiting {
+                        client: generation.client,
+                        arrival: generation.arrival,
+                    }
+                })
+                .collect();
+            let order = self
+                .fairness
+                .order(&waiting, |client| self.held_cells(client));
+            let admitted = order
+                .into_iter()
+                .find(|index| matches!(self.try_admit(*index), Admission::Admitted));
+            let Some(index) = admitted else { return };
+            self.fairness.admitted(&waiting, index);
         }
+    }
+
+    fn held_cells(&self, client: ClientId) -> u32 {
+        self.running
+            .iter()
+            .filter(|stream| self.generations[&stream.request].client == client)
+            .map(|stream| stream.computed_tokens)
+            .sum()
+    }
+
+    fn try_admit(&mut self, index: usize) -> Admission {
+        if self.waits_for_sibling(&self.waiting[index]) {
+            return Admission::Waits;
+        }
+        let request = self.waiting[index].request;
+        let fetched = self.generations[&request].fetched.clone();
+        let mut beginning = self.beginning(&self.waiting[index], &fetched);
+        if self.waits_for_prefill(index, beginning.tokens()) {
+            return Admission::Waits;
+        }
+        let promised_tokens = self.promise(&self.waiting[index]);
+        let is_over = |this: &Self, beginning: &Beginning| {
+            let needed = promised_tokens.saturating_sub(beginning.shared_tokens());
+            this.cells_committed() + needed > this.context.context_tokens()
+        };
+        while is_over(self, &beginning) && self.give_up_parked(beginning.sequence()) {}
+        if is_over(self, &beginning) && !self.running.is_empty() {
+            return Admission::Waits;
+        }
+        let goes_on = matches!(beginning, Beginning::Continue { .. });
+        if !goes_on && self.free_sequences.is_empty() && !self.give_up_parked(beginning.sequence())
+        {
+            // The last one is what this stream would share: it is stored and given up, and the beginning put back from there.
+            if !self.give_up_parked(None) {
+                return Admission::Waits;
+            }
+            beginning = self.beginning(&self.waiting[index], &fetched);
+        }
+        self.start_stream(index, beginning, promised_tokens)
+    }
+
+    fn start_stream(
+        &mut self,
+        index: usize,
+        beginning: Beginning,
+        promised_tokens: u32,
+    ) -> Admission {
+        let free = if matches!(beginning, Beginning::Continue { .. }) {
+            None
+        } else {
+            self.free_sequences.pop()
+        };
+        let tokens = std::mem::take(&mut self.waiting[index].tokens);
+        let begun = self.begin(&tokens, beginning, free);
+        self.waiting[index].tokens = tokens;
+        let Some((sequence, mut report, parked)) = begun else {
+            self.free_sequences.extend(free);
+            return Admission::Waits;
+        };
+        let mut stream = self.waiting.remove(index);
+        let cached = report.cached_tokens();
+        stream.sequence = Some(sequence);
+        stream.promised_tokens = promised_tokens;
+        stream.computed_tokens = cached;
+        stream.checkpoints = parked.map_or_else(Vec::new, |parked| parked.checkpoints);
+        if stream.generated_tokens() == 0 {
+            stream.origin = match cached {
+                RETURNING_TOKENS_MIN.. => Origin::Returning,
+                _ if stream.prompt_tokens < SIDE_TOKENS_MAX => Origin::Side,
+                _ => Origin::New,
+            };
+        }
+        let is_first = self.generations[&stream.request].first_step.is_none();
+        if is_first {
+            report.miss = self.miss(&stream, cached);
+            self.count(&report);
+        }
+        self.keep_state_at_difference(&mut stream);
+        if let Some(store) = &self.store
+            && cached >= RETURNING_TOKENS_MIN
+        {
+            let namespace = &self.generations[&stream.request].namespace;
+            store.touch(namespace, &stream.tokens[..cached as usize]);
+        }
+        let now = Instant::now();
+        let generation = self.generation(stream.request);
+        if is_first {
+            generation.first_step = Some(now);
+            generation.cache = report;
+            generation.fetched = Fetched::default();
+            let started = GenerationEvent::Started {
+                prompt_tokens: generation.prompt_tokens,
+                cache: report,
+                seed: generation.seed,
+            };
+            self.outbox.generation(stream.request, started);
+        }
+        self.running.push(stream);
+        Admission::Admitted
+    }
+
+    /// Where other prompts went another way, the next one will go a third: if the state cannot be cut there later, it is kept now.
+    fn keep_state_at_difference(&self, stream: &mut Stream) {
+        if self.archive.class() != MemoryClass::Checkpoints {
+            return;
+        }
+        let Some(store) = &self.store else { return };
+        let wanted = &stream.tokens[..stream.tokens.len() - 1];
+        let namespace = &self.generations[&stream.request].namespace;
+        let common = store.common(namespace, wanted).tokens;
+        if common >= stream.computed_tokens + BORDER_TOKENS_MIN {
+            stream.add_border(common);
+        }
+        let nearest = stream.computed_tokens + BORDER_TOKENS_MIN;
+        let end = stream.prompt_tokens;
+        stream
+            .borders
+            .retain(|border| *border >= nearest || *border == end);
+    }
+
+    fn count(&self, report: &CacheReport) {
+        let mut cache = self.activity.cache();
+        cache.device_hit_tokens += u64::from(report.device_tokens);
+        cache.ram_hit_tokens += u64::from(report.ram_tokens);
+        cache.disk_hit_tokens += u64::from(report.disk_tokens);
+        let reason = report.miss.map_or("new", aluco_proto::Miss::name);
+        *cache.misses.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// Takes the cells of the youngest stream back; it waits first in line.
@@ -169,8 +308,9 @@ impl ModelLoop {
                 request = stream.request.0,
                 "cells ran out, the youngest stream waits"
             );
-            self.free(&mut stream);
-            self.waiting.push_front(stream);
+            self.park(&mut stream);
+            self.waiting.insert(0, stream);
+            self.give_up_parked(None);
         }
     }
 
@@ -188,6 +328,7 @@ impl ModelLoop {
             tracing::error!("sequence {sequence} could not be freed and is given up: {error}");
             return;
         }
+        self.cells.remove(sequence);
         self.free_sequences.push(sequence);
     }
 }

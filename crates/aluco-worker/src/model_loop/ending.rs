@@ -16,7 +16,7 @@ impl ModelLoop {
             if self.running[index].finished {
                 let mut stream = self.running.remove(index);
                 finished.push(stream.request);
-                self.retire(&mut stream);
+                self.park(&mut stream);
             } else {
                 index += 1;
             }
@@ -40,6 +40,7 @@ impl ModelLoop {
             (Some(from), Some(to)) => to.saturating_duration_since(from).as_secs_f64() * 1e3,
             _ => 0.0,
         };
+        self.fairness.leave(generation.client);
         // Who asks for the state after the end must not be told of the request.
         self.publish();
         let now = Some(Instant::now());
@@ -49,8 +50,9 @@ impl ModelLoop {
             GenerationEvent::Done {
                 usage: Usage {
                     prompt_tokens: generation.prompt_tokens,
-                    cached_tokens: generation.cached_tokens,
+                    cached_tokens: generation.cache.cached_tokens(),
                     generated_tokens: generation.generated_tokens,
+                    ..Usage::default()
                 },
                 timings: Timings {
                     queue_ms: between(Some(generation.arrived), generation.first_step.or(now)),
@@ -66,7 +68,7 @@ impl ModelLoop {
         if !self.generations.contains_key(&request) {
             return;
         }
-        for stream in self.remove_streams(request) {
+        for stream in self.remove_streams(request, true) {
             let mut stream = stream;
             let text = stream.text.finish();
             if !text.is_empty() {
@@ -91,8 +93,8 @@ impl ModelLoop {
         self.done(request);
     }
 
-    /// Takes all streams of a generation out and frees what they held.
-    pub(super) fn remove_streams(&mut self, request: RequestId) -> Vec<Stream> {
+    /// Takes all streams of a generation out. What they computed is kept if it is sound.
+    fn remove_streams(&mut self, request: RequestId, is_sound: bool) -> Vec<Stream> {
         let mut streams: Vec<Stream> = self
             .running
             .extract_if(.., |stream| stream.request == request)
@@ -100,9 +102,13 @@ impl ModelLoop {
         let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|stream| stream.request == request);
-        self.waiting = others.into();
+        self.waiting = others;
         for stream in &mut streams {
-            self.free(stream);
+            if is_sound {
+                self.park(stream);
+            } else {
+                self.free(stream);
+            }
         }
         streams.extend(mine);
         streams
@@ -121,8 +127,9 @@ impl ModelLoop {
     }
 
     pub(super) fn fail_with(&mut self, request: RequestId, failure: Failure) {
-        self.remove_streams(request);
-        if self.generations.remove(&request).is_some() {
+        self.remove_streams(request, false);
+        if let Some(generation) = self.generations.remove(&request) {
+            self.fairness.leave(generation.client);
             self.outbox
                 .generation(request, GenerationEvent::Failed(failure));
         }

@@ -1,14 +1,18 @@
 //! One step: plan a batch, compute it, sample from it, tell what came of it.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use aluco_proto::{Failure, FailureKind, FinishReason, GenerationEvent, RequestId};
+use aluco_schedule::planner::{self, Limits, Need};
 
 use super::{ModelLoop, ending::engine_failure};
 use crate::{
     ffi::{Decoded, EngineError},
-    planner::{self, Need},
     sampling,
+    stream::{Checkpoint, Stream},
 };
 
 /// A step of at most so many tokens waits at barriers more than it computes; see [`crate::governor`].
@@ -20,23 +24,28 @@ impl ModelLoop {
         let needs: Vec<Need> = self
             .running
             .iter()
-            .map(|stream| {
-                // A stream that was computed before and lost its cells has many tokens to compute, and is a prefill again.
-                if stream.pending_tokens() == 1 && stream.generated_tokens() > 0 {
-                    Need::Decode
-                } else {
-                    Need::Prefill(stream.pending_tokens())
-                }
-            })
+            .map(|stream| self.need(stream))
             .collect();
         if needs.is_empty() {
             return;
         }
-        let shares = planner::plan(&needs, &self.limits);
+        let decode_rows: u32 = needs
+            .iter()
+            .map(|need| match need {
+                Need::Decode { rows } => *rows,
+                Need::Prefill { .. } => 0,
+            })
+            .sum();
+        let limits = Limits {
+            batch_tokens: self.context.batch_tokens(),
+            prefill_tokens: self.context.micro_batch_tokens(),
+            prefill_beside_decode_tokens: self.pace.prefill_beside_decode_tokens(decode_rows),
+        };
+        let shares = planner::plan(&needs, &limits, &self.fairness.standings());
         let wanted: u32 = shares.iter().sum();
-        while self.cells_used() + wanted > self.context.context_tokens() && self.give_up_retired() {
-        }
-        if self.cells_used() + wanted > self.context.context_tokens() && self.running.len() > 1 {
+        let is_over = |this: &Self| this.cells.used() + wanted > this.context.context_tokens();
+        while is_over(self) && self.give_up_parked(None) {}
+        if is_over(self) && self.running.len() > 1 {
             self.preempt_youngest();
             return;
         }
@@ -65,13 +74,14 @@ impl ModelLoop {
             };
             self.context.set_threads(threads);
         }
+        let began = Instant::now();
         let decoded = {
             let _working = self.pulse.work();
             self.context.decode(&mut self.batch)
         };
         match decoded {
             Ok(Decoded::Done) => {}
-            Ok(Decoded::NoCells) if self.give_up_retired() => return,
+            Ok(Decoded::NoCells) if self.give_up_parked(None) => return,
             Ok(Decoded::NoCells) if self.running.len() > 1 => {
                 self.preempt_youngest();
                 return;
@@ -90,20 +100,43 @@ impl ModelLoop {
                 return;
             }
         }
+        self.pace
+            .observe(wanted - decode_rows, decode_rows, began.elapsed());
         self.account(&needs, &shares);
         for (request, choice, row) in rows {
             self.sample(request, choice, row);
         }
+        // After the tokens are out, so that they do not wait for it.
+        self.keep_states();
         self.sweep();
     }
 
+    /// What a running stream has to compute next.
+    fn need(&self, stream: &Stream) -> Need {
+        // A stream that was computed before and lost its cells has many tokens to compute, and is a prefill again.
+        if stream.pending_tokens() == 1 && stream.generated_tokens() > 0 {
+            return Need::Decode { rows: 1 };
+        }
+        let generation = &self.generations[&stream.request];
+        Need::Prefill {
+            left: stream.pending_tokens(),
+            until_border: stream.until_border().unwrap_or(u32::MAX),
+            client: generation.client.index(),
+            arrival: generation.arrival,
+        }
+    }
+
     /// Notes what was computed and reports prefill.
-    pub(super) fn account(&mut self, needs: &[Need], shares: &[u32]) {
+    fn account(&mut self, needs: &[Need], shares: &[u32]) {
+        let mut served = Vec::new();
         for ((stream, need), share) in self.running.iter_mut().zip(needs).zip(shares) {
             stream.computed_tokens += share;
-            if *need == Need::Decode {
+            let sequence = stream.sequence.expect("a running stream has a sequence");
+            self.cells.grow(sequence, *share);
+            if matches!(need, Need::Decode { .. }) {
                 continue;
             }
+            served.push((self.generations[&stream.request].client, *share));
             self.activity
                 .prefill_tokens
                 .fetch_add(u64::from(*share), Ordering::Relaxed);
@@ -115,11 +148,32 @@ impl ModelLoop {
                 self.outbox.generation(stream.request, event);
             }
         }
+        self.fairness.account(served);
+    }
+
+    /// Keeps the states of streams that have come to a border.
+    fn keep_states(&mut self) {
+        for stream in &mut self.running {
+            let (Some(sequence), Ok(index)) = (
+                stream.sequence,
+                stream.borders.binary_search(&stream.computed_tokens),
+            ) else {
+                continue;
+            };
+            stream.borders.remove(index);
+            match self.archive.checkpoint(&mut self.context, sequence) {
+                Ok(state) => stream.checkpoints.push(Checkpoint {
+                    tokens: stream.computed_tokens,
+                    state: Arc::new(state),
+                }),
+                Err(error) => tracing::warn!("a state could not be kept: {error}"),
+            }
+        }
     }
 
     /// Samples for the stream whose last token is in `row`. If that was the end of a prompt, its waiting siblings fork off here: they
     /// share its cells and sample from the same logits.
-    pub(super) fn sample(&mut self, request: RequestId, choice: u32, row: usize) {
+    fn sample(&mut self, request: RequestId, choice: u32, row: usize) {
         let Some(index) = self
             .running
             .iter()
@@ -142,7 +196,7 @@ impl ModelLoop {
     }
 
     /// Gives waiting siblings of the stream at `index` sequences that share its cells; returns where they run.
-    pub(super) fn fork(&mut self, index: usize) -> Result<Vec<usize>, EngineError> {
+    fn fork(&mut self, index: usize) -> Result<Vec<usize>, EngineError> {
         let (request, computed) = (
             self.running[index].request,
             self.running[index].computed_tokens,
@@ -154,46 +208,36 @@ impl ModelLoop {
         let mut waiting = 0;
         while waiting < self.waiting.len() {
             let sibling = &self.waiting[waiting];
-            let fits = sibling.request == request && sibling.generated_tokens() == 0 && {
-                self.cells_committed() + self.promise(sibling, computed)
-                    <= self.context.context_tokens()
-            };
-            if !fits || self.free_sequences.is_empty() {
+            let promised_tokens = self.promise(sibling);
+            let fits = sibling.request == request
+                && sibling.generated_tokens() == 0
+                && self.cells_committed() + promised_tokens - computed
+                    <= self.context.context_tokens();
+            if !fits {
                 waiting += 1;
                 continue;
             }
-            let promised_cells = self.promise(sibling, computed);
-            let (Some(sequence), Some(mut stream)) =
-                (self.free_sequences.pop(), self.waiting.remove(waiting))
-            else {
+            let Some(sequence) = self.free_sequences.pop() else {
                 break;
             };
             if let Err(error) = self.context.share_sequence(from, sequence) {
                 self.free_sequences.push(sequence);
-                self.waiting.insert(waiting, stream);
                 return Err(error);
             }
-            let original = &mut self.running[index];
-            let group = *original.share_group.get_or_insert_with(|| {
-                self.share_groups += 1;
-                self.share_groups
-            });
-            original.promised_cells = original
-                .promised_cells
-                .saturating_sub(computed - original.shared_tokens);
-            original.shared_tokens = computed;
+            self.cells.share(from, sequence, computed);
+            let mut stream = self.waiting.remove(waiting);
             stream.sequence = Some(sequence);
             stream.computed_tokens = computed;
-            stream.shared_tokens = computed;
-            stream.share_group = Some(group);
-            stream.promised_cells = promised_cells;
+            stream.promised_tokens = promised_tokens;
+            stream.origin = self.running[index].origin;
+            stream.borders.clear();
             self.running.push(stream);
             forks.push(self.running.len() - 1);
         }
         Ok(forks)
     }
 
-    pub(super) fn sample_one(&mut self, index: usize, row: usize) -> Result<(), Failure> {
+    fn sample_one(&mut self, index: usize, row: usize) -> Result<(), Failure> {
         let stream = &mut self.running[index];
         let generation = self
             .generations

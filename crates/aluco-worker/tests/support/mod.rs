@@ -10,9 +10,9 @@ use std::{
 };
 
 use aluco_proto::{
-    Command, Event, FinishReason, GenerationEvent, GenerationSpec, LoadOptions, LoadedModel,
-    ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, TokenLogprob, Usage,
-    WorkerHello, read_frame, write_frame,
+    CacheOptions, Command, Event, FinishReason, GenerationEvent, GenerationSpec, LoadOptions,
+    LoadedModel, ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, TokenLogprob,
+    Usage, WorkerHello, read_frame, write_frame,
 };
 
 /// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
@@ -33,6 +33,16 @@ pub fn model_path() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Nothing is kept from one request to the next: every prompt is computed whole and alone in its cells.
+#[allow(dead_code)] // Not every test binary needs it.
+pub fn without_cache() -> CacheOptions {
+    CacheOptions {
+        device_tokens: Some(0),
+        ram_bytes: Some(0),
+        ..CacheOptions::default()
+    }
 }
 
 /// A worker process at the other end of a socket.
