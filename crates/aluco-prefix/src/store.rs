@@ -98,8 +98,12 @@ pub struct Fetched {
 pub struct StoreStatus {
     /// Bytes in memory.
     pub ram_bytes: u64,
+    /// Most of them.
+    pub ram_bytes_max: u64,
     /// Bytes on disk, of all models.
     pub disk_bytes: u64,
+    /// Most of them.
+    pub disk_bytes_max: u64,
     /// Bytes written to disk by this store.
     pub disk_written_bytes: u64,
 }
@@ -310,9 +314,15 @@ impl Store {
     pub fn status(&self) -> StoreStatus {
         let disk = self.shared.disk.as_ref();
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (ram_bytes, ram_bytes_max) = {
+            let tree = self.tree();
+            (tree.ram_bytes(), tree.ram_bytes_max())
+        };
         StoreStatus {
-            ram_bytes: self.tree().ram_bytes(),
+            ram_bytes,
+            ram_bytes_max,
             disk_bytes: disk.map_or(0, |disk| load(&disk.bytes)),
+            disk_bytes_max: disk.map_or(0, |disk| disk.bytes_max),
             disk_written_bytes: disk.map_or(0, |disk| load(&disk.written_bytes)),
         }
     }

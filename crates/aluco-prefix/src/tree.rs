@@ -141,6 +141,11 @@ impl Tree {
         self.ram_bytes
     }
 
+    /// Most bytes in memory.
+    pub fn ram_bytes_max(&self) -> u64 {
+        self.ram_bytes_max
+    }
+
     /// The stored beginning of `tokens` that serves most of them. Entries that lie on disk alone count if `with` says so.
     pub fn find(&self, root: &Key, tokens: &[Token], with: impl Fn(&Key) -> bool) -> Path {
         let within_reach =
