@@ -13,6 +13,7 @@ pub mod governor;
 pub mod hello;
 mod intake;
 mod log;
+mod memo;
 pub mod memory;
 pub mod model_loop;
 pub mod outbox;

@@ -34,6 +34,7 @@ use self::parked::Parked;
 use crate::{
     ffi::{Batch, Context, SequenceId},
     governor::Governor,
+    memo::TokenMemo,
     memory::Archive,
     outbox::{Outbox, Pulse},
     prompt::PreparedPrompt,
@@ -135,6 +136,8 @@ pub struct Tools {
     pub archive: Archive,
     /// Where computed prompts are kept.
     pub store: Option<Store>,
+    /// What texts were tokenized to.
+    pub(crate) memo: Arc<TokenMemo>,
     /// Most KV cells that are kept after a reply; `None`: an eighth of all.
     pub device_tokens: Option<u32>,
     /// How much longer than a step without prefill one with it may take.
@@ -182,6 +185,7 @@ pub struct ModelLoop {
     sampler: Sampler,
     archive: Archive,
     store: Option<Store>,
+    memo: Arc<TokenMemo>,
     /// Sequences whose streams have ended, oldest first.
     parked: Vec<Parked>,
     device_tokens_max: u32,
@@ -200,18 +204,20 @@ impl ModelLoop {
             context,
             archive,
             store,
+            memo,
             device_tokens,
             tpot,
             governor,
         } = tools;
         let device_tokens_max =
             device_tokens.unwrap_or_else(|| context.context_tokens() / DEVICE_SHARE);
-        activity.cache().memory_class = archive.class().name().to_owned();
+        activity.cache().memory_class = archive.class().name().into();
         Self {
             free_sequences: (0..context.sequences_max() as SequenceId).rev().collect(),
             pace: Pace::new(tpot, context.micro_batch_tokens()),
             archive,
             store,
+            memo,
             parked: Vec::new(),
             device_tokens_max,
             steps_since_piece: 0,

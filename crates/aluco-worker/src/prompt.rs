@@ -1,8 +1,15 @@
 //! From a prompt in any form to token ids.
 
-use aluco_proto::{Failure, FailureKind, Prompt, Token};
+mod borders;
 
-use crate::ffi::{ChatTemplates, EngineError, Model, RenderedChat};
+use std::ops::Range;
+
+use aluco_proto::{Failure, FailureKind, Prompt, RequestId, Token};
+
+use crate::{
+    ffi::{ChatTemplates, EngineError, Model, RenderedChat},
+    memo::TokenMemo,
+};
 
 /// Longest text that is tokenized: about a million tokens. The tokenizer's stack is made for it.
 const TEXT_BYTES_MAX: usize = 4 << 20;
@@ -19,13 +26,26 @@ pub struct PreparedPrompt {
     pub borders: Vec<u32>,
 }
 
+/// What prompts are made with.
+pub(crate) struct PromptMaker<'a> {
+    /// Whose vocabulary.
+    pub(crate) model: &'a Model,
+    /// Its chat template.
+    pub(crate) templates: &'a mut ChatTemplates,
+    /// What was tokenized before.
+    pub(crate) memo: &'a TokenMemo,
+    /// Tokens that one sequence can hold.
+    pub(crate) context_tokens: u32,
+}
+
 /// Renders and tokenizes.
-pub fn prepare(
-    model: &Model,
-    templates: &mut ChatTemplates,
+pub(crate) fn prepare(
+    maker: &mut PromptMaker<'_>,
+    request: RequestId,
+    namespace: &str,
     prompt: &Prompt,
-    context_tokens: u32,
 ) -> Result<PreparedPrompt, Failure> {
+    let (model, context_tokens) = (maker.model, maker.context_tokens);
     let mut stops = Vec::new();
     let mut borders = Vec::new();
     let tokens = match prompt {
@@ -45,7 +65,8 @@ pub fn prepare(
                 .map_err(|error| failure(&error))?
         }
         Prompt::Chat(chat) => {
-            let rendered = templates
+            let rendered = maker
+                .templates
                 .render(
                     &chat.messages,
                     &chat.template_arguments,
@@ -54,8 +75,15 @@ pub fn prepare(
                 .map_err(|error| failure(&error))?;
             let text = rendered.text();
             check_fits(model, &text, context_tokens)?;
-            let tokens = tokenize_chat(model, &rendered, &text).map_err(|error| failure(&error))?;
-            borders = message_borders(model, &rendered, &chat.messages, &tokens);
+            let tokens = tokenize_chat(model, maker.memo, namespace, &rendered, &text)
+                .map_err(|error| failure(&error))?;
+            if chat.add_generation_prompt {
+                let inputs = inputs(&rendered);
+                maker
+                    .memo
+                    .prompt(request, namespace, &text, inputs, &tokens);
+            }
+            borders = borders::of_messages(model, &rendered, &chat.messages, &tokens);
             stops = rendered.stops;
             tokens
         }
@@ -70,95 +98,75 @@ pub fn prepare(
     })
 }
 
-/// Where prompts that begin alike part: at their messages.
-fn message_borders(
-    model: &Model,
-    rendered: &RenderedChat,
-    messages: &serde_json::Value,
-    tokens: &[Token],
-) -> Vec<u32> {
-    let offsets = border_offsets(rendered, messages);
-    if offsets.is_empty() {
-        return Vec::new();
-    }
-    let mut borders = Vec::new();
-    let mut wanted = offsets.into_iter().peekable();
-    let (mut bytes, mut behind_control) = (0, None);
-    for (index, token) in tokens.iter().enumerate() {
-        // The text of what the tokenizer put in front on its own (BOS) may be part of the template or not: a few bytes do not
-        // matter, as the last control token before the border is what counts.
-        bytes += model.token_bytes(*token, true).len();
-        while let Some((offset, side)) = wanted.peek().copied() {
-            let border = match side {
-                Side::Before if bytes >= offset => behind_control,
-                Side::After if bytes > offset && model.is_control(*token) => Some(index as u32 + 1),
-                _ => break,
-            };
-            borders.extend(border);
-            wanted.next();
-        }
-        if model.is_control(*token) {
-            behind_control = Some(index as u32 + 1);
-        }
-    }
-    borders.sort_unstable();
-    borders.dedup();
-    borders
-}
-
-/// On which side of a place in the text the control token is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Before,
-    After,
-}
-
-/// Places in the rendered text, in bytes and in order: where the first and the last message of a user begin, and where the last message ends.
-fn border_offsets(rendered: &RenderedChat, messages: &serde_json::Value) -> Vec<(usize, Side)> {
-    let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
-    let users = messages.iter().filter(|message| message["role"] == "user");
-    let texts: Vec<&str> = users
-        .filter_map(|message| message["content"].as_str())
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
-        .collect();
-    let mut offset = 0;
-    let mut inputs = Vec::new();
-    for part in &rendered.parts {
-        if part.is_input && !part.text.trim().is_empty() {
-            inputs.push((offset, part.text.trim(), offset + part.text.len()));
-        }
-        offset += part.text.len();
-    }
-    let place = |text: &&str, from_end: bool| {
-        let mut found = inputs.iter().filter(|(_, input, _)| input.contains(*text));
-        let found = if from_end {
-            found.next_back()
-        } else {
-            found.next()
-        };
-        found.map(|(begin, ..)| (*begin, Side::Before))
-    };
-    let mut offsets: Vec<(usize, Side)> = texts
-        .first()
-        .and_then(|text| place(text, false))
-        .into_iter()
-        .chain(texts.last().and_then(|text| place(text, true)))
-        .chain(inputs.last().map(|(.., end)| (*end, Side::After)))
-        .collect();
-    offsets.sort_by_key(|(offset, side)| (*offset, *side == Side::After));
-    offsets.dedup();
-    offsets
-}
-
-/// Tokenizes a rendered conversation so that what people typed cannot pose as the template.
-///
-/// Control tokens of the template are commands; the same letters inside a message are letters. The whole prompt is tokenized at once, as
-/// llama.cpp's server does and as the model was trained, unless a message holds such letters: then each part is tokenized on its own.
+/// Tokenizes a rendered conversation; what was tokenized or generated before keeps its tokens.
 fn tokenize_chat(
     model: &Model,
+    memo: &TokenMemo,
+    namespace: &str,
     rendered: &RenderedChat,
     text: &str,
+) -> Result<Vec<Token>, EngineError> {
+    let known = memo.find(namespace, text, &inputs(rendered));
+    if let Some((known, rest)) = known.and_then(|known| {
+        let rest = text.get(known.bytes..)?;
+        Some((known, rest))
+    }) {
+        let parts = parts_from(rendered, known.bytes);
+        let tokens = tokenize_parts(model, &parts, rest, false)?;
+        // Some vocabularies put a space in front of whatever they are given.
+        let spelled = tokens
+            .iter()
+            .flat_map(|token| model.token_bytes(*token, true));
+        if spelled.eq(rest.bytes()) {
+            return Ok([known.tokens, tokens].concat());
+        }
+    }
+    let parts = parts_from(rendered, 0);
+    tokenize_parts(model, &parts, text, true)
+}
+
+/// The ranges of the rendered text that came from messages.
+fn inputs(rendered: &RenderedChat) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let mut inputs: Vec<Range<usize>> = Vec::new();
+    for part in &rendered.parts {
+        let begin = end;
+        end += part.text.len();
+        match inputs.last_mut() {
+            _ if !part.is_input || begin == end => {}
+            Some(last) if last.end == begin => last.end = end,
+            _ => inputs.push(begin..end),
+        }
+    }
+    inputs
+}
+
+/// The parts of a conversation from this byte on, and whether each came from a message.
+fn parts_from(rendered: &RenderedChat, begin: usize) -> Vec<(&str, bool)> {
+    let mut skip = begin;
+    let mut parts = Vec::with_capacity(rendered.parts.len());
+    for part in &rendered.parts {
+        let text = part
+            .text
+            .get(skip.min(part.text.len())..)
+            .unwrap_or(&part.text);
+        skip = skip.saturating_sub(part.text.len());
+        if !text.is_empty() {
+            parts.push((text, part.is_input));
+        }
+    }
+    parts
+}
+
+/// Tokenizes parts of a conversation so that what people typed cannot pose as the template. `text` is all of them together.
+///
+/// Control tokens of the template are commands; the same letters inside a message are letters. All is tokenized at once, as
+/// llama.cpp's server does and as the model was trained, unless a message holds such letters: then each part is tokenized on its own.
+fn tokenize_parts(
+    model: &Model,
+    parts: &[(&str, bool)],
+    text: &str,
+    is_start: bool,
 ) -> Result<Vec<Token>, EngineError> {
     let control_tokens = |tokens: &[Token]| {
         tokens
@@ -166,18 +174,17 @@ fn tokenize_chat(
             .filter(|token| model.is_control(**token))
             .count()
     };
-    let whole = model.tokenize(text, true, true)?;
-    let added = control_tokens(&model.tokenize("", true, true)?);
-    let mut from_template = added;
-    for part in rendered.parts.iter().filter(|part| !part.is_input) {
-        from_template += control_tokens(&model.tokenize(&part.text, false, true)?);
+    let whole = model.tokenize(text, is_start, true)?;
+    let mut from_template = control_tokens(&model.tokenize("", is_start, true)?);
+    for (part, _) in parts.iter().filter(|(_, is_input)| !is_input) {
+        from_template += control_tokens(&model.tokenize(part, false, true)?);
     }
     if control_tokens(&whole) == from_template {
         return Ok(whole);
     }
     let mut tokens = Vec::with_capacity(whole.len());
-    for (index, part) in rendered.parts.iter().enumerate() {
-        tokens.extend(model.tokenize(&part.text, index == 0, !part.is_input)?);
+    for (index, (part, is_input)) in parts.iter().enumerate() {
+        tokens.extend(model.tokenize(part, is_start && index == 0, !is_input)?);
     }
     Ok(tokens)
 }

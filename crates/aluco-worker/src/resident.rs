@@ -25,10 +25,12 @@ use crate::{
     fingerprint,
     governor::Governor,
     intake::Intake,
+    memo::TokenMemo,
     memory::{Archive, MemoryClass},
     model_loop::{Activity, ModelLoop, Start, Tools},
     outbox::{Outbox, Pulse},
-    prompt, threads,
+    prompt::{self, PromptMaker},
+    threads,
 };
 
 /// Context of a model that was trained for more, unless asked otherwise, in tokens.
@@ -275,6 +277,7 @@ fn load_parts(
             context,
             archive,
             store,
+            memo: Arc::new(TokenMemo::default()),
             device_tokens: options.cache.device_tokens,
             tpot: options
                 .tpot_ms
@@ -425,7 +428,7 @@ fn serve(
     let context_tokens = info.context_tokens;
     let (to_loop, commands) = channel();
     intake.connect(Some(to_loop));
-    let store = tools.store.clone();
+    let (store, memo) = (tools.store.clone(), tools.memo.clone());
     let model_loop = ModelLoop::new(tools, outbox.clone(), pulse.clone(), activity);
     let thread = thread::Builder::new()
         .name(format!("loop {}", info.model))
@@ -439,14 +442,13 @@ fn serve(
                     continue;
                 }
                 let _working = pulse.work();
-                match start(
-                    &model,
-                    &mut templates,
-                    request,
-                    *spec,
-                    arrived,
+                let mut maker = PromptMaker {
+                    model: &model,
+                    templates: &mut templates,
+                    memo: &memo,
                     context_tokens,
-                ) {
+                };
+                match start(&mut maker, request, *spec, arrived) {
                     Ok(mut start) => {
                         // Before its turn comes, so that the loop never waits for the disk.
                         if let Some(store) = &store {
@@ -531,13 +533,12 @@ fn end_cancelled(outbox: &Outbox, request: RequestId, choices: u32) {
 
 /// Checks a generation against the model's limits and tokenizes its prompt.
 fn start(
-    model: &Model,
-    templates: &mut ChatTemplates,
+    maker: &mut PromptMaker<'_>,
     request: RequestId,
     spec: GenerationSpec,
     arrived: Instant,
-    context_tokens: u32,
 ) -> Result<Start, Failure> {
+    let (model, context_tokens) = (maker.model, maker.context_tokens);
     if !(1..=CHOICES_MAX).contains(&spec.choices) {
         return Err(prompt::invalid(format!(
             "{} choices were asked for; 1 to {CHOICES_MAX} are possible",
@@ -562,7 +563,7 @@ fn start(
             model.vocabulary()
         )));
     }
-    let prompt = prompt::prepare(model, templates, &spec.prompt, context_tokens)?;
+    let prompt = prompt::prepare(maker, request, &spec.namespace, &spec.prompt)?;
     let prompt_tokens = prompt.tokens.len() as u32;
     // A prompt that fills the context leaves room for one token: the last one needs no cell.
     if prompt_tokens > context_tokens {

@@ -149,9 +149,7 @@ impl ModelLoop {
                 self.fail(request, &lost);
             }
         }
-        while !self.waiting.is_empty()
-            && !(self.free_sequences.is_empty() && self.parked.is_empty())
-        {
+        while !self.waiting.is_empty() && self.has_sequence_to_give() {
             let waiting: Vec<Waiting> = self
                 .waiting
                 .iter()
@@ -172,6 +170,10 @@ impl ModelLoop {
             let Some(index) = admitted else { return };
             self.fairness.admitted(&waiting, index);
         }
+    }
+
+    fn has_sequence_to_give(&self) -> bool {
+        !self.free_sequences.is_empty() || !self.parked.is_empty()
     }
 
     fn held_cells(&self, client: ClientId) -> u32 {

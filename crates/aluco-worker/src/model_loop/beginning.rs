@@ -91,7 +91,7 @@ impl ModelLoop {
         let best = self
             .sources()
             .filter(|source| source.namespace == namespace)
-            .filter_map(|source| self.from_device(&source, wanted))
+            .filter_map(|source| self.on_device(&source, wanted))
             // To go on in a sequence is cheaper than to share it.
             .max_by_key(|beginning| {
                 let goes_on = matches!(beginning, Beginning::Continue { .. });
@@ -133,7 +133,7 @@ impl ModelLoop {
         running.chain(parked)
     }
 
-    fn from_device(&self, source: &Source<'_>, wanted: &[Token]) -> Option<Beginning> {
+    fn on_device(&self, source: &Source<'_>, wanted: &[Token]) -> Option<Beginning> {
         let common = common_tokens(source.tokens, wanted);
         let sequence = source.sequence;
         if common < REUSE_TOKENS_MIN {

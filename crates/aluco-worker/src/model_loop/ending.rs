@@ -16,6 +16,7 @@ impl ModelLoop {
             if self.running[index].finished {
                 let mut stream = self.running.remove(index);
                 finished.push(stream.request);
+                self.remember_reply(&stream);
                 self.park(&mut stream);
             } else {
                 index += 1;
@@ -30,6 +31,22 @@ impl ModelLoop {
                 self.done(request);
             }
         }
+    }
+
+    /// Notes what the reply was generated as, for the turn in which it comes back as text.
+    fn remember_reply(&self, stream: &Stream) {
+        let model = self.context.model();
+        let mut reply = &stream.tokens[stream.prompt_tokens as usize..];
+        if let Some((last, rest)) = reply.split_last()
+            && model.is_end_of_generation(*last)
+        {
+            reply = rest;
+        }
+        let text: Vec<u8> = reply
+            .iter()
+            .flat_map(|token| model.token_bytes(*token, false))
+            .collect();
+        self.memo.reply(stream.request, reply, &text);
     }
 
     pub(super) fn done(&mut self, request: RequestId) {
