@@ -45,6 +45,8 @@ pub struct Script {
     pub load_error: Option<String>,
     /// The load ends in `crash`.
     pub crash_on_load: bool,
+    /// The load ends in `crash` unless it asks for no prefix store, as that of a model whose memory cannot be exported.
+    pub crash_on_probe: bool,
     /// The process ends by `crash` after this many tokens of a request.
     pub crash_after: Option<u32>,
     /// How it ends.
@@ -81,6 +83,7 @@ impl Default for Script {
             load_ms: 0,
             load_error: None,
             crash_on_load: false,
+            crash_on_probe: false,
             crash_after: None,
             crash: Crash::Abort,
             last_words: Vec::new(),

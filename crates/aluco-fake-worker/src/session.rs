@@ -312,7 +312,8 @@ impl Worker {
             });
         }
         self.working.fetch_sub(1, Ordering::Relaxed);
-        if model.script.crash_on_load {
+        let probes = options.cache.ram_bytes != Some(0) || options.cache.device_tokens != Some(0);
+        if model.script.crash_on_load || (model.script.crash_on_probe && probes) {
             self.crash(&model.script);
         }
         let failure = if model.is_gone.load(Ordering::Relaxed) {

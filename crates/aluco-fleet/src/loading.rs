@@ -7,7 +7,7 @@ use std::{
 };
 
 use aluco_model::StoredModel;
-use aluco_proto::{Command, Event, Failure, FailureKind, ModelHandle};
+use aluco_proto::{Command, Event, Failure, FailureKind, LoadOptions, ModelHandle};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -141,49 +141,145 @@ async fn load(shared: Arc<Shared>, handle: ModelHandle) {
 
 async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fault> {
     wait_for_place(shared, handle).await?;
+    let (name, options) = {
+        let mut state = shared.state();
+        let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
+        let name: Arc<str> = Arc::from(resident.name.as_str());
+        let mut options = shared.config.load_options.clone();
+        if state.without_store.contains(&name) {
+            turn_store_off(&mut options);
+        }
+        (name, options)
+    };
+    let cause = match load_once(shared, handle, &name, &options).await {
+        Err(LoadError::DiedAfterReading(cause)) if !is_store_off(&options) => cause,
+        result => return result.map_err(LoadError::into_fault),
+    };
+    begin_again(shared, handle)?;
+    tracing::warn!(
+        model = &*name,
+        cause,
+        "the worker died when it had read the model, maybe while it tried to keep the model's memory; it is loaded once more with the prefix store off"
+    );
+    let without_store = {
+        let mut options = options;
+        turn_store_off(&mut options);
+        options
+    };
+    let ready = load_once(shared, handle, &name, &without_store)
+        .await
+        .map_err(LoadError::into_fault)?;
+    tracing::warn!(
+        model = &*name,
+        "this model only loads with the prefix store off, which stays so until the server is started again: its prompts are always computed"
+    );
+    shared.state().without_store.insert(name);
+    Ok(ready)
+}
+
+/// Without these two the worker keeps nothing, and does not find out how it could.
+fn turn_store_off(options: &mut LoadOptions) {
+    options.cache.ram_bytes = Some(0);
+    options.cache.device_tokens = Some(0);
+}
+
+fn is_store_off(options: &LoadOptions) -> bool {
+    options.cache.ram_bytes == Some(0) && options.cache.device_tokens == Some(0)
+}
+
+/// Why one attempt to load a model failed.
+enum LoadError {
+    /// The worker died when it had read the weights, from this cause.
+    DiedAfterReading(String),
+    /// Anything else.
+    Other(Fault),
+}
+
+impl From<Fault> for LoadError {
+    fn from(fault: Fault) -> Self {
+        Self::Other(fault)
+    }
+}
+
+impl LoadError {
+    fn into_fault(self) -> Fault {
+        match self {
+            Self::DiedAfterReading(cause) => Fault::WorkerLost(cause),
+            Self::Other(fault) => fault,
+        }
+    }
+}
+
+/// Loads a model that has its place, in the running worker or a new one.
+async fn load_once(
+    shared: &Arc<Shared>,
+    handle: ModelHandle,
+    name: &Arc<str>,
+    options: &LoadOptions,
+) -> Result<Ready, LoadError> {
     let worker = shared
         .slot
         .connect(&shared.config, &shared.nursery, &shared.stop)
         .await?;
     let connection = worker.connection.clone();
-    let (name, path) = {
+    let path = {
         let mut state = shared.state();
         let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
         resident.connection = Some(connection.clone());
-        (Arc::from(resident.name.as_str()), resident.path.clone())
+        resident.path.clone()
     };
     let called = connection.call(|request| Command::Load {
         request,
         model: handle,
         path,
-        options: shared.config.load_options.clone(),
+        options: options.clone(),
     });
     let mut replies = match called {
         Ok(replies) => replies,
         Err(CallError::Closed) => {
-            return Err(Fault::WorkerLost(connection.ended().await.cause.clone()));
+            let cause = connection.ended().await.cause.clone();
+            return Err(Fault::WorkerLost(cause).into());
         }
-        Err(CallError::Refused(failure)) => return Err(Fault::Failed(failure)),
+        Err(CallError::Refused(failure)) => return Err(Fault::Failed(failure).into()),
     };
+    let mut is_read = false;
     loop {
-        match replies.next().await? {
-            Event::Loading { progress, .. } => {
+        match replies.next().await {
+            Ok(Event::Loading { progress, .. }) => {
+                is_read = progress >= 1.0;
                 if let Some(resident) = shared.state().residency.get_mut(handle)
                     && let Stage::Loading { progress: shown } = &mut resident.stage
                 {
                     *shown = progress;
                 }
             }
-            Event::Loaded { model, .. } => {
+            Ok(Event::Loaded { model, .. }) => {
                 return Ok(Ready {
-                    name,
+                    name: name.clone(),
                     loaded: Arc::from(model),
                     connection,
                 });
             }
-            _ => return Err(out_of_step()),
+            Ok(_) => return Err(out_of_step().into()),
+            Err(Fault::WorkerLost(cause)) if is_read => {
+                return Err(LoadError::DiedAfterReading(cause));
+            }
+            Err(fault) => return Err(fault.into()),
         }
     }
+}
+
+/// Puts a model whose worker died back to the begin of its load; it keeps its place and those who wait for it.
+fn begin_again(shared: &Shared, handle: ModelHandle) -> Result<(), Fault> {
+    let mut state = shared.state();
+    let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
+    if resident.stage == Stage::Unloading {
+        return Err(unloaded());
+    }
+    resident.stage = Stage::Loading { progress: 0.0 };
+    // With the dead one it would be asked to unload from there.
+    resident.connection = None;
+    Ok(())
 }
 
 /// Waits for its turn to load, and brings it about by unloading others.

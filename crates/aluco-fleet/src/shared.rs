@@ -1,6 +1,7 @@
 //! What all handles and tasks of one fleet share.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) residency: Residency,
+    /// Names of models that only load with the prefix store off: the worker died while it found out how to keep their memory.
+    pub(crate) without_store: HashSet<Arc<str>>,
     /// Measurements that run.
     pub(crate) benches: usize,
     pub(crate) is_shutting_down: bool,

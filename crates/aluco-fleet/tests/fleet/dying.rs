@@ -253,6 +253,81 @@ async fn a_model_whose_load_kills_the_worker_harms_no_other_model_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_model_whose_memory_cannot_be_probed_is_loaded_without_the_prefix_store() {
+    let world = World::new();
+    let script = Script {
+        crash_on_probe: true,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let fleet = world.fleet();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let (fleet, model) = (fleet.clone(), model.clone());
+            tokio::spawn(async move { answer(&fleet, &model).await })
+        })
+        .collect();
+    for request in waiting {
+        assert_eq!(within(request).await.unwrap().unwrap(), HELLO);
+    }
+    assert_eq!(world.count("m", "load"), 2);
+    assert_eq!(within(fleet.status()).await.workers[0].restarts, 1);
+
+    // Known by now: no other worker dies of it.
+    assert!(within(fleet.unload(&model)).await.unwrap());
+    assert_eq!(answer(&fleet, &model).await.unwrap(), HELLO);
+    assert_eq!(world.count("m", "load"), 3);
+    assert_eq!(within(fleet.status()).await.workers[0].restarts, 1);
+}
+
+#[tokio::test]
+async fn a_model_that_kills_its_worker_without_the_prefix_store_too_is_given_up_after_two_loads() {
+    let mut world = World::new();
+    let script = Script {
+        crash_on_load: true,
+        last_words: vec!["GGML_ASSERT(n_dims > 0) failed".to_owned()],
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let error = cause(answer(&world.fleet(), &model).await.unwrap_err());
+    assert!(error.contains("GGML_ASSERT(n_dims > 0) failed"), "{error}");
+    assert_eq!(world.count("m", "load"), 2);
+
+    // Nothing can be left out where it is off anyway.
+    world.config.load_options.cache.ram_bytes = Some(0);
+    world.config.load_options.cache.device_tokens = Some(0);
+    let error = cause(answer(&world.fleet(), &model).await.unwrap_err());
+    assert!(error.contains("SIGABRT"), "{error}");
+    assert_eq!(world.count("m", "load"), 3);
+}
+
+#[tokio::test]
+async fn a_model_that_is_unloaded_between_the_two_loads_stays_out() {
+    let mut world = World::new();
+    world.config.restart_backoff = Duration::from_secs(3600);
+    world.config.restart_backoff_max = Duration::from_secs(3600);
+    let script = Script {
+        crash_on_probe: true,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let fleet = world.fleet();
+    let waiting = tokio::spawn({
+        let (fleet, model) = (fleet.clone(), model.clone());
+        async move { answer(&fleet, &model).await }
+    });
+    eventually("the load begins", || world.count("m", "load") == 1).await;
+    until_status(&fleet, "the worker is gone", |status| {
+        status.workers.is_empty()
+    })
+    .await;
+    assert!(within(fleet.unload(&model)).await.unwrap());
+    let error = within(waiting).await.unwrap().unwrap_err();
+    assert!(matches!(error, FleetError::Failed(_)), "{error:?}");
+    assert!(within(fleet.status()).await.models.is_empty());
+}
+
+#[tokio::test]
 async fn a_worker_that_dies_at_each_start_is_started_ever_more_rarely_and_its_requests_fail() {
     let mut world = World::new();
     world.config.restart_backoff = Duration::from_millis(30);
