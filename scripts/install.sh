@@ -6,6 +6,7 @@
 #   PREFIX/bin/aluco               the program
 #   PREFIX/libexec/aluco/          the workers
 #   PREFIX/share/                  manual pages; completions for bash, zsh and fish
+#   PREFIX/share/aluco/            prompt rules to name in the configuration or to copy
 #   PREFIX/lib/systemd/user/       a user unit (share/systemd/user in a home folder, where systemd looks for it)
 #
 # It builds nothing, so that it can run as root without a Rust toolchain.
@@ -28,8 +29,10 @@ units=lib/systemd/user
 if [[ $remove ]]; then
     rm -f -- "$to/bin/aluco" "$to"/libexec/aluco/aluco-worker-* "$to"/share/man/man1/aluco{,-*}.1 \
         "$to/share/bash-completion/completions/aluco" "$to/share/zsh/site-functions/_aluco" \
-        "$to/share/fish/vendor_completions.d/aluco.fish" "$to/$units/aluco.service"
-    [[ ! -d $to/libexec/aluco ]] || rmdir -- "$to/libexec/aluco"
+        "$to/share/fish/vendor_completions.d/aluco.fish" "$to/$units/aluco.service" "$to/share/aluco/prompt-rules.toml"
+    for folder in "$to/libexec/aluco" "$to/share/aluco"; do
+        [[ ! -d $folder ]] || rmdir -- "$folder"
+    done
     exit 0
 fi
 
@@ -60,6 +63,7 @@ install -D -m 644 -- "$made/bash" "$to/share/bash-completion/completions/aluco"
 install -D -m 644 -- "$made/zsh" "$to/share/zsh/site-functions/_aluco"
 install -D -m 644 -- "$made/fish" "$to/share/fish/vendor_completions.d/aluco.fish"
 install -D -m 644 -- "$made/aluco.service" "$to/$units/aluco.service"
+install -D -m 644 -- "$here/../packaging/prompt-rules.toml" "$to/share/aluco/prompt-rules.toml"
 
 printf 'Installed aluco and %s worker(s) under %s.\n' "${#workers[@]}" "$to"
 case ":$PATH:" in
