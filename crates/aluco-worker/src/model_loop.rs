@@ -10,6 +10,7 @@ mod admission;
 mod beginning;
 mod ending;
 mod parked;
+mod speculating;
 mod step;
 
 use std::{
@@ -28,6 +29,7 @@ use aluco_schedule::{
     cells::CellLedger,
     fairness::{ClientId, Fairness},
     pace::Pace,
+    speculation::Speculation,
 };
 
 use self::parked::Parked;
@@ -144,6 +146,8 @@ pub struct Tools {
     pub tpot: Option<Duration>,
     /// Adapts the threads of a step; `None` if their number was asked for.
     pub governor: Option<Governor>,
+    /// Whether tokens may be drafted, where that is faster.
+    pub speculates: bool,
 }
 
 /// What the choices of a generation have in common.
@@ -164,6 +168,8 @@ struct Generation {
     cache: CacheReport,
     choices_left: u32,
     generated_tokens: u32,
+    drafted_tokens: u32,
+    accepted_tokens: u32,
     arrived: Instant,
     first_step: Option<Instant>,
     first_token: Option<Instant>,
@@ -195,6 +201,8 @@ pub struct ModelLoop {
     arrivals: u64,
     pace: Pace,
     governor: Option<Governor>,
+    /// `None` if nothing is to be drafted, or drafts could not be taken back.
+    speculation: Option<Speculation>,
 }
 
 impl ModelLoop {
@@ -208,6 +216,7 @@ impl ModelLoop {
             device_tokens,
             tpot,
             governor,
+            speculates,
         } = tools;
         let device_tokens_max =
             device_tokens.unwrap_or_else(|| context.context_tokens() / DEVICE_SHARE);
@@ -215,6 +224,7 @@ impl ModelLoop {
         Self {
             free_sequences: (0..context.sequences_max() as SequenceId).rev().collect(),
             pace: Pace::new(tpot, context.micro_batch_tokens()),
+            speculation: Self::speculation(speculates, archive.class()),
             archive,
             store,
             memo,

@@ -17,7 +17,8 @@ use std::{
 use aluco_prefix::{Cut, DiskOptions, Fetched, Store, StoreOptions, disk};
 use aluco_proto::{
     ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
-    LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Timings, Token, Usage,
+    LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Speculation, Timings, Token,
+    Usage,
 };
 
 use crate::{
@@ -283,6 +284,7 @@ fn load_parts(
                 .tpot_ms
                 .and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()),
             governor,
+            speculates: options.speculation == Speculation::Auto,
         },
     })
 }

@@ -1,10 +1,13 @@
 //! One choice of a generation: its tokens, its text, how far it is.
 
+pub mod lookup;
+
 use std::sync::Arc;
 
 use aluco_prefix::Origin;
 use aluco_proto::{FinishReason, RequestId, Token};
 
+use self::lookup::Lookup;
 use crate::{ffi::SequenceId, text::TextStream};
 
 /// One choice of a generation. It owns no engine state but the name of its sequence, so it can lose that and be computed again.
@@ -34,6 +37,8 @@ pub struct Stream {
     pub finished: bool,
     /// Decoded text.
     pub text: TextStream,
+    /// Where its drafts come from.
+    pub lookup: Lookup,
 }
 
 /// The state of a sequence at some position, where it cannot be cut there later.
@@ -131,11 +136,16 @@ impl Stream {
 
     /// True if no further token may be sampled.
     pub fn is_full(&self, bounds: Bounds) -> bool {
+        self.room_tokens(bounds) == 0
+    }
+
+    /// Tokens that may still be sampled.
+    pub fn room_tokens(&self, bounds: Bounds) -> u32 {
         // The last token need not be computed, so a sequence may hold one token more than it has cells.
-        bounds
-            .tokens_max
-            .is_some_and(|most| self.generated_tokens() >= most)
-            || self.tokens.len() as u32 > bounds.context_tokens
+        let cells = (bounds.context_tokens + 1).saturating_sub(self.tokens.len() as u32);
+        bounds.tokens_max.map_or(cells, |most| {
+            cells.min(most.saturating_sub(self.generated_tokens()))
+        })
     }
 
     /// Forgets its cells: it will be computed again from its tokens.
@@ -143,6 +153,7 @@ impl Stream {
         self.computed_tokens = 0;
         self.promised_tokens = 0;
         self.checkpoints.clear();
+        self.lookup.release();
         self.sequence.take()
     }
 }
@@ -171,6 +182,7 @@ mod tests {
             origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),
+            lookup: Lookup::default(),
         };
         (stream, stops)
     }
@@ -222,6 +234,23 @@ mod tests {
             full.accept(7, b"b", false, &stops, bounds).finished,
             Some(FinishReason::Length)
         );
+    }
+
+    #[test]
+    fn room_is_what_the_nearer_bound_leaves() {
+        let (stream, _) = stream(&[]);
+        let room = |tokens_max, context_tokens| {
+            stream.room_tokens(Bounds {
+                tokens_max,
+                context_tokens,
+            })
+        };
+        // Of three tokens, the context of five holds two more, and one that is not computed.
+        assert_eq!(
+            (room(None, 5), room(Some(2), 5), room(Some(9), 5)),
+            (3, 2, 3)
+        );
+        assert_eq!((room(None, 2), room(Some(0), 5)), (0, 0));
     }
 
     #[test]

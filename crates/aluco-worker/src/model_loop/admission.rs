@@ -10,7 +10,7 @@ use super::{Generation, ModelLoop, Start, beginning::Beginning};
 use crate::{
     ffi::{EngineError, SequenceId},
     memory::MemoryClass,
-    stream::{Bounds, Stream},
+    stream::{Bounds, Stream, lookup::Lookup},
     text::TextStream,
 };
 
@@ -53,6 +53,7 @@ impl ModelLoop {
                 origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),
+                lookup: Lookup::default(),
             });
         }
         self.arrivals += 1;
@@ -75,6 +76,8 @@ impl ModelLoop {
                 cache: CacheReport::default(),
                 choices_left: start.choices,
                 generated_tokens: 0,
+                drafted_tokens: 0,
+                accepted_tokens: 0,
                 arrived: start.arrived,
                 first_step: None,
                 first_token: None,

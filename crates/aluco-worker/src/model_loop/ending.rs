@@ -69,7 +69,8 @@ impl ModelLoop {
                     prompt_tokens: generation.prompt_tokens,
                     cached_tokens: generation.cache.cached_tokens(),
                     generated_tokens: generation.generated_tokens,
-                    ..Usage::default()
+                    drafted_tokens: generation.drafted_tokens,
+                    accepted_tokens: generation.accepted_tokens,
                 },
                 timings: Timings {
                     queue_ms: between(Some(generation.arrived), generation.first_step.or(now)),

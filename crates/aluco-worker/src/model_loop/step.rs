@@ -2,13 +2,17 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use aluco_proto::{Failure, FailureKind, FinishReason, GenerationEvent, RequestId};
+use aluco_proto::{Failure, FailureKind, FinishReason, GenerationEvent, RequestId, Token};
 use aluco_schedule::planner::{self, Limits, Need};
 
-use super::{ModelLoop, ending::engine_failure};
+use super::{
+    ModelLoop,
+    ending::engine_failure,
+    speculating::{Rows, with_drafts},
+};
 use crate::{
     ffi::{Decoded, EngineError},
     sampling,
@@ -29,6 +33,14 @@ impl ModelLoop {
         if needs.is_empty() {
             return;
         }
+        let drafts = self.drafts(&needs);
+        self.compute(&needs, drafts);
+    }
+
+    /// Computes what the running streams need, and these drafts beside it.
+    fn compute(&mut self, plain: &[Need], drafts: Vec<Vec<Token>>) {
+        let drafted: usize = drafts.iter().map(Vec::len).sum();
+        let needs = with_drafts(plain, &drafts);
         let decode_rows: u32 = needs
             .iter()
             .map(|need| match need {
@@ -49,25 +61,37 @@ impl ModelLoop {
             self.preempt_youngest();
             return;
         }
-        self.batch.clear();
-        let mut rows = Vec::with_capacity(self.running.len());
-        for (stream, share) in self.running.iter().zip(&shares) {
-            let begin = stream.computed_tokens;
-            let end = begin + share;
-            let completes = end == stream.tokens.len() as u32;
-            let sequence = stream.sequence.expect("a running stream has a sequence");
-            for position in begin..end {
-                let logits = completes && position + 1 == end;
-                let row =
-                    self.batch
-                        .push(stream.tokens[position as usize], position, sequence, logits);
-                if logits {
-                    rows.push((stream.request, stream.choice, row));
-                }
+        let rows = self.fill_batch(&shares, drafts);
+        let (decoded, took) = self.decode(wanted);
+        match decoded {
+            Ok(Decoded::Done) => {}
+            Ok(Decoded::NoCells) if drafted > 0 => {
+                return self.compute(plain, vec![Vec::new(); plain.len()]);
             }
+            Ok(Decoded::NoCells) => return self.make_room(),
+            Err(error) => return self.fail_all(&error),
         }
+        self.pace.observe(wanted - decode_rows, decode_rows, took);
+        self.account(&needs, &shares);
+        let judged: Vec<_> = rows
+            .into_iter()
+            .map(|rows| {
+                let judgement = self.judge(&rows);
+                (rows, judgement)
+            })
+            .collect();
+        if wanted == decode_rows {
+            self.learn(&judged, took);
+        }
+        // After the tokens are out, so that they do not wait for it.
+        self.keep_states();
+        self.sweep();
+    }
+
+    /// Computes the batch, which is of so many tokens, and tells how long it took.
+    fn decode(&mut self, tokens: u32) -> (Result<Decoded, EngineError>, Duration) {
         if let Some(governor) = &mut self.governor {
-            let threads = if wanted <= FEW_TOKENS {
+            let threads = if tokens <= FEW_TOKENS {
                 governor.threads(Instant::now(), self.pulse.working())
             } else {
                 governor.threads_max()
@@ -75,40 +99,50 @@ impl ModelLoop {
             self.context.set_threads(threads);
         }
         let began = Instant::now();
-        let decoded = {
-            let _working = self.pulse.work();
-            self.context.decode(&mut self.batch)
-        };
-        match decoded {
-            Ok(Decoded::Done) => {}
-            Ok(Decoded::NoCells) if self.give_up_parked(None) => return,
-            Ok(Decoded::NoCells) if self.running.len() > 1 => {
-                self.preempt_youngest();
-                return;
-            }
-            Ok(Decoded::NoCells) => {
-                let reason =
-                    "no KV cells for a sequence that runs alone and fits the context".to_owned();
-                self.fail_all(&EngineError::Failed {
-                    call: "llama_decode",
-                    reason,
-                });
-                return;
-            }
-            Err(error) => {
-                self.fail_all(&error);
-                return;
-            }
+        let _working = self.pulse.work();
+        let decoded = self.context.decode(&mut self.batch);
+        (decoded, began.elapsed())
+    }
+
+    /// The engine had no cells for a step.
+    fn make_room(&mut self) {
+        if self.give_up_parked(None) {
+            return;
         }
-        self.pace
-            .observe(wanted - decode_rows, decode_rows, began.elapsed());
-        self.account(&needs, &shares);
-        for (request, choice, row) in rows {
-            self.sample(request, choice, row);
+        if self.running.len() > 1 {
+            return self.preempt_youngest();
         }
-        // After the tokens are out, so that they do not wait for it.
-        self.keep_states();
-        self.sweep();
+        let reason = "no KV cells for a sequence that runs alone and fits the context".to_owned();
+        self.fail_all(&EngineError::Failed {
+            call: "llama_decode",
+            reason,
+        });
+    }
+
+    /// Puts the shares of the running streams into the batch; returns the rows to sample from.
+    fn fill_batch(&mut self, shares: &[u32], drafts: Vec<Vec<Token>>) -> Vec<Rows> {
+        self.batch.clear();
+        let mut rows = Vec::with_capacity(self.running.len());
+        for ((stream, share), drafts) in self.running.iter().zip(shares).zip(drafts) {
+            let sequence = stream.sequence.expect("a running stream has a sequence");
+            let begin = stream.computed_tokens as usize;
+            let end = begin + *share as usize;
+            let tokens = stream.tokens[begin..].iter().chain(&drafts);
+            let mut first = None;
+            for (position, token) in (begin..end).zip(tokens) {
+                // The last of its tokens, and every draft.
+                let logits = position + 1 >= stream.tokens.len();
+                let row = self.batch.push(*token, position as u32, sequence, logits);
+                first = first.or(logits.then_some(row));
+            }
+            rows.extend(first.map(|first| Rows {
+                request: stream.request,
+                choice: stream.choice,
+                first,
+                drafts,
+            }));
+        }
+        rows
     }
 
     /// What a running stream has to compute next.
@@ -130,12 +164,14 @@ impl ModelLoop {
     fn account(&mut self, needs: &[Need], shares: &[u32]) {
         let mut served = Vec::new();
         for ((stream, need), share) in self.running.iter_mut().zip(needs).zip(shares) {
-            stream.computed_tokens += share;
             let sequence = stream.sequence.expect("a running stream has a sequence");
             self.cells.grow(sequence, *share);
             if matches!(need, Need::Decode { .. }) {
+                // Drafts are not its tokens yet.
+                stream.computed_tokens += 1;
                 continue;
             }
+            stream.computed_tokens += share;
             served.push((self.generations[&stream.request].client, *share));
             self.activity
                 .prefill_tokens
@@ -171,9 +207,9 @@ impl ModelLoop {
         }
     }
 
-    /// Samples for the stream whose last token is in `row`. If that was the end of a prompt, its waiting siblings fork off here: they
+    /// Samples for a stream from `row`. If that was the end of a prompt, its waiting siblings fork off here: they
     /// share its cells and sample from the same logits.
-    fn sample(&mut self, request: RequestId, choice: u32, row: usize) {
+    pub(super) fn sample(&mut self, request: RequestId, choice: u32, row: usize) {
         let Some(index) = self
             .running
             .iter()
