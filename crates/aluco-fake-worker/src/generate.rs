@@ -199,6 +199,7 @@ fn try_run(
         generated_tokens,
         drafted_tokens: script.drafted_tokens,
         accepted_tokens: script.accepted_tokens,
+        dropped_tokens: script.dropped_tokens,
     };
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timings = Timings {

@@ -37,6 +37,8 @@ pub struct Script {
     pub drafted_tokens: u32,
     /// How many of them are claimed to have been right.
     pub accepted_tokens: u32,
+    /// Tokens that are claimed to have been left out of every prompt.
+    pub dropped_tokens: u32,
     /// Context, unless the load asks for another.
     pub context_tokens: u32,
     /// Time that a load takes, in milliseconds, with ten `Loading` events on the way.
@@ -79,6 +81,7 @@ impl Default for Script {
             cache_activity: CacheActivity::default(),
             drafted_tokens: 0,
             accepted_tokens: 0,
+            dropped_tokens: 0,
             context_tokens: 4096,
             load_ms: 0,
             load_error: None,

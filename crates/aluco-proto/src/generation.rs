@@ -20,6 +20,9 @@ pub struct GenerationSpec {
     /// Text that ends a choice; it is not part of the output.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// What may be left out of a prompt that does not fit the context. `None`: nothing, and it is refused with `ContextExceeded`.
+    #[serde(default)]
+    pub truncate: Option<Truncate>,
     /// `Some(n)`: report each token's log probability and the `n` likeliest alternatives (0 to 20).
     #[serde(default)]
     pub logprobs: Option<u32>,
@@ -29,6 +32,19 @@ pub struct GenerationSpec {
     /// Whose stored prompts may be used and added to. Requests with different namespaces never share any; empty: everybody's.
     #[serde(default)]
     pub namespace: String,
+}
+
+/// What is left out of a prompt that, with room for `tokens_max` tokens (256 if that is `None`, half of the context at most), does not
+/// fit the context. Somewhat more may go than has to, so that the next turns of a conversation leave out the same. What is still too
+/// long for the context is refused with `ContextExceeded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncate {
+    /// Of a conversation the oldest messages, always from one of the user up to the next one. Those of the system (or developer) stay,
+    /// and so do the last one of the user and what follows it.
+    OldestMessages,
+    /// Of a text or of tokens the middle: the first quarter of what fits stays, and the end.
+    Middle,
 }
 
 /// What comes before the generated text.
@@ -212,6 +228,9 @@ pub struct Usage {
     /// Guessed tokens that were right.
     #[serde(default)]
     pub accepted_tokens: u32,
+    /// Tokens that were left out of the prompt because it did not fit the context; `prompt_tokens` is without them.
+    #[serde(default)]
+    pub dropped_tokens: u32,
 }
 
 /// Where the time of one request went, in milliseconds, as the worker saw it.

@@ -27,7 +27,7 @@ pub use frame::{
 };
 pub use generation::{
     Alternative, ChatPrompt, FinishReason, GenerationEvent, GenerationSpec, Prompt, Sampling,
-    Timings, TokenLogprob, Usage,
+    Timings, TokenLogprob, Truncate, Usage,
 };
 pub use model::{
     Backend, DeviceMemory, FlashAttention, KvType, LoadOptions, LoadedModel, Speculation,

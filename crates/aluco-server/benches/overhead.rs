@@ -147,6 +147,7 @@ async fn direct(fleet: &Fleet, model: &str) -> Seen {
         },
         choices: 1,
         tokens_max: Some(TOKENS),
+        truncate: None,
         stop: Vec::new(),
         logprobs: None,
         client: String::new(),

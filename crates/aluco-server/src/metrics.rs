@@ -287,6 +287,7 @@ mod tests {
             generated_tokens: 5,
             drafted_tokens: 3,
             accepted_tokens: 2,
+            ..Usage::default()
         };
         let cache = CacheReport {
             device_tokens: 1,

@@ -43,6 +43,7 @@ impl Totals {
         self.usage.generated_tokens += usage.generated_tokens;
         self.usage.drafted_tokens += usage.drafted_tokens;
         self.usage.accepted_tokens += usage.accepted_tokens;
+        self.usage.dropped_tokens += usage.dropped_tokens;
         self.cache.device_tokens += cache.device_tokens;
         self.cache.ram_tokens += cache.ram_tokens;
         self.cache.disk_tokens += cache.disk_tokens;
@@ -140,6 +141,7 @@ impl Feed {
                     disk_tokens = cache.disk_tokens,
                     miss = cache.miss.map(Miss::name),
                     diverged_at = diverged_at(&cache),
+                    dropped_tokens = usage.dropped_tokens,
                     generated_tokens = usage.generated_tokens,
                     drafted_tokens = usage.drafted_tokens,
                     accepted_tokens = usage.accepted_tokens,

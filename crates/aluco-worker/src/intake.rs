@@ -97,6 +97,7 @@ mod tests {
                 tokens: vec![1],
                 stops: Vec::new(),
                 borders: Vec::new(),
+                dropped_tokens: 0,
             },
             sampling: Sampling::default(),
             seed: 1,

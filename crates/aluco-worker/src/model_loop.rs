@@ -158,6 +158,7 @@ struct Generation {
     bounds: Bounds,
     logprobs: Option<u32>,
     prompt_tokens: u32,
+    dropped_tokens: u32,
     client: ClientId,
     namespace: Arc<str>,
     /// Orders generations.

@@ -1,10 +1,14 @@
 //! From a prompt in any form to token ids.
 
 mod borders;
+mod truncate;
 
 use std::ops::Range;
 
-use aluco_proto::{Failure, FailureKind, Prompt, RequestId, Token};
+use aluco_proto::{
+    ChatPrompt, Failure, FailureKind, GenerationSpec, Prompt, RequestId, Token, Truncate,
+};
+use serde_json::Value;
 
 use crate::{
     ffi::{ChatTemplates, EngineError, Model, RenderedChat},
@@ -24,6 +28,8 @@ pub struct PreparedPrompt {
     /// Numbers of tokens after which other prompts often go another way, in rising order: before the first message of a user, before the last
     /// one, before the header of the answer. Each lies behind a control token, so that what follows cannot change it.
     pub borders: Vec<u32>,
+    /// Tokens that were left out because the prompt did not fit the context.
+    pub dropped_tokens: u32,
 }
 
 /// What prompts are made with.
@@ -38,64 +44,176 @@ pub(crate) struct PromptMaker<'a> {
     pub(crate) context_tokens: u32,
 }
 
-/// Renders and tokenizes.
+/// Renders and tokenizes, and leaves out what does not fit if that may be.
 pub(crate) fn prepare(
     maker: &mut PromptMaker<'_>,
     request: RequestId,
-    namespace: &str,
-    prompt: &Prompt,
+    spec: &GenerationSpec,
 ) -> Result<PreparedPrompt, Failure> {
-    let (model, context_tokens) = (maker.model, maker.context_tokens);
-    let mut stops = Vec::new();
-    let mut borders = Vec::new();
-    let tokens = match prompt {
-        Prompt::Tokens(tokens) => {
-            if let Some(token) = tokens.iter().find(|token| !model.knows(**token)) {
-                return Err(invalid(format!(
-                    "token {token} of the prompt is not in the vocabulary, which has {} tokens",
-                    model.vocabulary()
-                )));
-            }
-            tokens.clone()
-        }
-        Prompt::Text(text) => {
-            check_fits(model, text, context_tokens)?;
-            model
-                .tokenize(text, true, true)
-                .map_err(|error| failure(&error))?
-        }
-        Prompt::Chat(chat) => {
-            let rendered = maker
-                .templates
-                .render(
-                    &chat.messages,
-                    &chat.template_arguments,
-                    chat.add_generation_prompt,
-                )
-                .map_err(|error| failure(&error))?;
-            let text = rendered.text();
-            check_fits(model, &text, context_tokens)?;
-            let tokens = tokenize_chat(model, maker.memo, namespace, &rendered, &text)
-                .map_err(|error| failure(&error))?;
-            if chat.add_generation_prompt {
-                let inputs = inputs(&rendered);
-                maker
-                    .memo
-                    .prompt(request, namespace, &text, inputs, &tokens);
-            }
-            borders = borders::of_messages(model, &rendered, &chat.messages, &tokens);
-            stops = rendered.stops;
-            tokens
-        }
-    };
-    if tokens.is_empty() {
+    let prepared = match (&spec.prompt, spec.truncate) {
+        (Prompt::Chat(_), Some(Truncate::Middle)) => Err(invalid(
+            "a conversation has no middle that could be left out, only oldest messages".to_owned(),
+        )),
+        (Prompt::Text(_) | Prompt::Tokens(_), Some(Truncate::OldestMessages)) => Err(invalid(
+            "a plain prompt has no messages that could be left out, only a middle".to_owned(),
+        )),
+        (Prompt::Chat(chat), _) => maker.prepare_chat(request, spec, chat),
+        (Prompt::Text(text), _) => maker
+            .tokenize(text, spec)
+            .map(|tokens| maker.prepare_plain(spec, tokens)),
+        (Prompt::Tokens(tokens), _) => maker
+            .check_known(tokens)
+            .map(|()| maker.prepare_plain(spec, tokens.clone())),
+    }?;
+    if prepared.tokens.is_empty() {
         return Err(invalid("the prompt is empty".to_owned()));
     }
-    Ok(PreparedPrompt {
-        tokens,
-        stops,
-        borders,
-    })
+    Ok(prepared)
+}
+
+/// A rendered and tokenized conversation.
+struct Conversation {
+    messages: Value,
+    rendered: RenderedChat,
+    text: String,
+    tokens: Vec<Token>,
+}
+
+impl PromptMaker<'_> {
+    fn prepare_plain(&self, spec: &GenerationSpec, tokens: Vec<Token>) -> PreparedPrompt {
+        let whole_tokens = tokens.len();
+        let tokens = match spec.truncate {
+            Some(_) => truncate::without_middle(tokens, self.fitting_tokens(spec)),
+            None => tokens,
+        };
+        PreparedPrompt {
+            dropped_tokens: (whole_tokens - tokens.len()) as u32,
+            tokens,
+            stops: Vec::new(),
+            borders: Vec::new(),
+        }
+    }
+
+    fn prepare_chat(
+        &mut self,
+        request: RequestId,
+        spec: &GenerationSpec,
+        chat: &ChatPrompt,
+    ) -> Result<PreparedPrompt, Failure> {
+        let whole = self.conversation(spec, chat, chat.messages.clone())?;
+        let whole_tokens = whole.tokens.len();
+        let Conversation {
+            messages,
+            rendered,
+            text,
+            tokens,
+        } = match spec.truncate {
+            Some(_) => self.shorten(spec, chat, whole)?,
+            None => whole,
+        };
+        if chat.add_generation_prompt {
+            let inputs = inputs(&rendered);
+            self.memo
+                .prompt(request, &spec.namespace, &text, inputs, &tokens);
+        }
+        Ok(PreparedPrompt {
+            dropped_tokens: whole_tokens.saturating_sub(tokens.len()) as u32,
+            borders: borders::of_messages(self.model, &rendered, &messages, &tokens),
+            stops: rendered.stops,
+            tokens,
+        })
+    }
+
+    /// Renders and tokenizes these messages in place of the conversation's own.
+    fn conversation(
+        &mut self,
+        spec: &GenerationSpec,
+        chat: &ChatPrompt,
+        messages: Value,
+    ) -> Result<Conversation, Failure> {
+        let rendered = self
+            .templates
+            .render(
+                &messages,
+                &chat.template_arguments,
+                chat.add_generation_prompt,
+            )
+            .map_err(|error| failure(&error))?;
+        let text = rendered.text();
+        self.check_text(&text, spec)?;
+        let tokens = tokenize_chat(self.model, self.memo, &spec.namespace, &rendered, &text)
+            .map_err(|error| failure(&error))?;
+        Ok(Conversation {
+            messages,
+            rendered,
+            text,
+            tokens,
+        })
+    }
+
+    /// The conversation without as many of its oldest exchanges as it takes to fit, or as there are.
+    fn shorten(
+        &mut self,
+        spec: &GenerationSpec,
+        chat: &ChatPrompt,
+        whole: Conversation,
+    ) -> Result<Conversation, Failure> {
+        let whole_tokens = whole.tokens.len();
+        let fitting = self.fitting_tokens(spec);
+        let messages = chat.messages.as_array().map_or(&[][..], Vec::as_slice);
+        let roles: Vec<&str> = messages
+            .iter()
+            .map(|message| message["role"].as_str().unwrap_or_default())
+            .collect();
+        let exchanges = truncate::exchanges(&roles);
+        if whole_tokens <= fitting || exchanges.is_empty() {
+            return Ok(whole);
+        }
+        let mut without = |count: usize| {
+            let kept = truncate::others(messages.len(), &exchanges[..count]);
+            let kept = kept.into_iter().map(|index| messages[index].clone());
+            self.conversation(spec, chat, kept.collect())
+        };
+        let steps = truncate::tokens_to_drop(whole_tokens, fitting);
+        let wanted = whole_tokens.saturating_sub(steps);
+        let rest = truncate::least(exchanges.len(), &mut without, |it| {
+            it.tokens.len() <= wanted
+        })?;
+        if rest.tokens.len() <= wanted {
+            return Ok(rest);
+        }
+        // What must stay is larger than full steps would leave.
+        truncate::least(exchanges.len(), without, |it| it.tokens.len() <= fitting)
+    }
+
+    fn tokenize(&self, text: &str, spec: &GenerationSpec) -> Result<Vec<Token>, Failure> {
+        self.check_text(text, spec)?;
+        self.model
+            .tokenize(text, true, true)
+            .map_err(|error| failure(&error))
+    }
+
+    fn fitting_tokens(&self, spec: &GenerationSpec) -> usize {
+        truncate::fitting_tokens(self.context_tokens, spec.tokens_max)
+    }
+
+    /// Refuses a text that is too long to be tokenized, or to fit if nothing may be left out.
+    fn check_text(&self, text: &str, spec: &GenerationSpec) -> Result<(), Failure> {
+        match spec.truncate {
+            Some(_) => check_length(text),
+            None => check_fits(self.model, text, self.context_tokens),
+        }
+    }
+
+    fn check_known(&self, tokens: &[Token]) -> Result<(), Failure> {
+        match tokens.iter().find(|token| !self.model.knows(**token)) {
+            None => Ok(()),
+            Some(token) => Err(invalid(format!(
+                "token {token} of the prompt is not in the vocabulary, which has {} tokens",
+                self.model.vocabulary()
+            ))),
+        }
+    }
 }
 
 /// Tokenizes a rendered conversation; what was tokenized or generated before keeps its tokens.

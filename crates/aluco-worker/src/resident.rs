@@ -565,7 +565,7 @@ fn start(
             model.vocabulary()
         )));
     }
-    let prompt = prompt::prepare(maker, request, &spec.namespace, &spec.prompt)?;
+    let prompt = prompt::prepare(maker, request, &spec)?;
     let prompt_tokens = prompt.tokens.len() as u32;
     // A prompt that fills the context leaves room for one token: the last one needs no cell.
     if prompt_tokens > context_tokens {

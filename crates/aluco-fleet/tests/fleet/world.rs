@@ -108,6 +108,7 @@ pub(crate) fn spec(prompt: &str) -> GenerationSpec {
         },
         choices: 1,
         tokens_max: None,
+        truncate: None,
         stop: Vec::new(),
         logprobs: None,
         client: String::new(),

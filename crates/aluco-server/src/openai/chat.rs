@@ -1,6 +1,8 @@
 //! `POST /v1/chat/completions`.
 
-use aluco_fleet::proto::{ChatPrompt, GenerationEvent, GenerationSpec, Prompt, TokenLogprob};
+use aluco_fleet::proto::{
+    ChatPrompt, GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate,
+};
 use axum::{
     Json,
     extract::State,
@@ -81,6 +83,7 @@ fn spec(body: &mut Body) -> Result<GenerationSpec, ApiError> {
         sampling: body.sampling()?,
         choices: body.choices()?,
         tokens_max: body.tokens_max()?,
+        truncate: body.may_truncate().then_some(Truncate::OldestMessages),
         stop: body.stops()?,
         logprobs: body.chat_logprobs()?,
         client: String::new(),

@@ -83,8 +83,8 @@ fn usage(totals: &Totals) -> Value {
 }
 
 /// Where the time went, under llama-server's names (which clients of it show), and some of our own: when the first token came, where
-/// the cached tokens came from and why the one after them had to be computed. The first token belongs to the
-/// prefill, so one token fewer is counted as decoded than was generated.
+/// the cached tokens came from and why the one after them had to be computed, how many tokens were left out of a prompt that did not
+/// fit. The first token belongs to the prefill, so one token fewer is counted as decoded than was generated.
 fn timings(totals: &Totals) -> Value {
     let (usage, cache, timings) = (&totals.usage, &totals.cache, &totals.timings);
     let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
@@ -93,6 +93,7 @@ fn timings(totals: &Totals) -> Value {
     json!({
         "cache_n": usage.cached_tokens,
         "prompt_n": computed,
+        "dropped_n": usage.dropped_tokens,
         "prompt_ms": timings.prefill_ms,
         "prompt_per_token_ms": each(timings.prefill_ms, computed),
         "prompt_per_second": timings.prefill_per_second(usage),

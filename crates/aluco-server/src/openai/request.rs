@@ -29,6 +29,7 @@ pub(crate) struct Body {
     pub(super) n: Option<u32>,
     max_tokens: Option<i64>,
     max_completion_tokens: Option<i64>,
+    truncation: Option<Truncation>,
     stop: Option<Stops>,
     pub(super) echo: Option<bool>,
     logprobs: Option<Logprobs>,
@@ -61,6 +62,16 @@ pub(crate) struct Body {
 #[serde(expecting = "an object such as {\"include_usage\": true} is expected")]
 struct StreamOptions {
     include_usage: Option<bool>,
+}
+
+/// What happens to a prompt that does not fit the context; the words are those of OpenAI's Responses API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Truncation {
+    /// It is refused.
+    Disabled,
+    /// Something is left out of it.
+    Auto,
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,6 +149,11 @@ impl Body {
                 format!("{param} is {given}; it has to be at least 1"),
             )),
         }
+    }
+
+    /// Something may be left out of a prompt that does not fit the context.
+    pub(super) fn may_truncate(&self) -> bool {
+        self.truncation == Some(Truncation::Auto)
     }
 
     pub(super) fn stops(&mut self) -> Result<Vec<String>, ApiError> {
@@ -339,6 +355,7 @@ mod tests {
         assert_eq!(body.choices().unwrap(), 1);
         assert_eq!(body.tokens_max().unwrap(), None);
         assert!(body.stops().unwrap().is_empty());
+        assert!(!body.may_truncate());
         assert_eq!(body.chat_logprobs().unwrap(), None);
         assert!(body.refuse_unsupported().is_ok());
     }
@@ -348,7 +365,7 @@ mod tests {
         let mut body = body(json!({
             "temperature": 0, "top_p": 0.5, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.5,
             "presence_penalty": 1, "frequency_penalty": -1, "seed": 42, "logit_bias": {"5": -100},
-            "stop": ["a", ""], "max_tokens": 5, "max_completion_tokens": 7, "n": 3,
+            "stop": ["a", ""], "truncation": "auto", "max_tokens": 5, "max_completion_tokens": 7, "n": 3,
         }));
         let sampling = body.sampling().unwrap();
         assert_eq!(
@@ -367,6 +384,7 @@ mod tests {
             }
         );
         assert_eq!(body.stops().unwrap(), ["a"]);
+        assert!(body.may_truncate());
         assert_eq!(body.tokens_max().unwrap(), Some(7));
         assert_eq!(body.choices().unwrap(), 3);
     }

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`: plain text or token ids, one prompt or several.
 
-use aluco_fleet::proto::{GenerationEvent, GenerationSpec, Prompt, TokenLogprob};
+use aluco_fleet::proto::{GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate};
 use axum::{
     Json,
     extract::State,
@@ -82,6 +82,7 @@ fn specs(body: &mut Body) -> Result<Vec<GenerationSpec>, ApiError> {
         choices: body.choices()?,
         // OpenAI's default for this endpoint is 16, which no local server has followed.
         tokens_max: body.tokens_max()?,
+        truncate: body.may_truncate().then_some(Truncate::Middle),
         stop: body.stops()?,
         logprobs: body.text_logprobs()?,
         client: String::new(),

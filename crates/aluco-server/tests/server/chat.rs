@@ -1,7 +1,7 @@
 //! Chats, in one piece.
 
 use aluco_fake_worker::Script;
-use aluco_fleet::proto::{CacheReport, Miss};
+use aluco_fleet::proto::{CacheReport, Miss, Truncate};
 use serde_json::{Value, json};
 
 use crate::world::{World, error};
@@ -60,6 +60,32 @@ async fn a_chat_is_answered_in_openais_form() {
     );
     assert_eq!(reply["timings"]["draft_n"], 4);
     assert_eq!(reply["timings"]["draft_n_accepted"], 3);
+}
+
+#[tokio::test]
+async fn a_chat_is_only_shortened_when_that_is_asked_for() {
+    let world = World::new().await;
+    let script = Script {
+        dropped_tokens: 300,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    for fields in [
+        json!({}),
+        json!({"truncation": "disabled"}),
+        json!({"truncation": "auto"}),
+    ] {
+        let reply = world.chat_json(&model, fields).await;
+        assert_eq!(reply["timings"]["dropped_n"], 300);
+    }
+    let asked = world.specs("m").into_iter().map(|spec| spec.truncate);
+    let asked: Vec<_> = asked.collect();
+    assert_eq!(asked, [None, None, Some(Truncate::OldestMessages)]);
+
+    let response = world.chat(&model, json!({"truncation": "always"})).await;
+    let (status, code, param) = error(response).await;
+    assert_eq!((status, code.as_str()), (400, "invalid_value"));
+    assert_eq!(param.as_deref(), Some("truncation"));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Plain completions.
 
 use aluco_fake_worker::Script;
+use aluco_fleet::proto::Truncate;
 use serde_json::{Value, json};
 
 use crate::world::{World, chunks, error, lines, merge};
@@ -31,6 +32,21 @@ async fn a_prompt_is_completed_and_can_be_echoed() {
     // Clients that ask for both want the prompt's log probabilities, which would be missing.
     let both = complete(&world, &model, json!({"echo": true, "logprobs": 1})).await;
     assert_eq!(error(both).await.1, "unsupported_parameter");
+}
+
+#[tokio::test]
+async fn every_prompt_of_a_request_may_lose_its_middle_when_that_is_asked_for() {
+    let world = World::new().await;
+    let script = Script {
+        dropped_tokens: 20,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let fields = json!({"prompt": ["one", "two"], "truncation": "auto"});
+    let reply: Value = complete(&world, &model, fields).await.json().await.unwrap();
+    assert_eq!(reply["timings"]["dropped_n"], 40);
+    let asked = world.specs("m").into_iter().map(|spec| spec.truncate);
+    assert_eq!(asked.collect::<Vec<_>>(), [Some(Truncate::Middle); 2]);
 }
 
 #[tokio::test]

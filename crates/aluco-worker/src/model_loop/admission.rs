@@ -69,6 +69,7 @@ impl ModelLoop {
                 },
                 logprobs: start.logprobs,
                 prompt_tokens,
+                dropped_tokens: start.prompt.dropped_tokens,
                 client: self.fairness.enter(&start.client),
                 namespace: start.namespace.into(),
                 arrival: self.arrivals,

@@ -71,6 +71,7 @@ impl ModelLoop {
                     generated_tokens: generation.generated_tokens,
                     drafted_tokens: generation.drafted_tokens,
                     accepted_tokens: generation.accepted_tokens,
+                    dropped_tokens: generation.dropped_tokens,
                 },
                 timings: Timings {
                     queue_ms: between(Some(generation.arrived), generation.first_step.or(now)),

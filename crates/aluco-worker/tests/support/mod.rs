@@ -235,6 +235,7 @@ pub fn greedy(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
         },
         choices: 1,
         tokens_max: Some(tokens_max),
+        truncate: None,
         stop: Vec::new(),
         logprobs: None,
         client: String::new(),
