@@ -9,7 +9,7 @@ use std::time::Duration;
 use aluco_proto::{RequestId, Token};
 use aluco_schedule::{
     planner::Need,
-    speculation::{Candidate, DRAFT_TOKENS_MAX, Outcome, STREAMS_MAX, Speculation},
+    speculation::{self, Candidate, DRAFT_TOKENS_MAX, STREAMS_MAX, Speculation},
 };
 
 use super::ModelLoop;
@@ -158,12 +158,12 @@ impl ModelLoop {
         if steps.len() > STREAMS_MAX as usize || !is_complete {
             return;
         }
-        let mut outcomes: Vec<Outcome<'_>> = self
+        let mut outcomes: Vec<speculation::Outcome<'_>> = self
             .running
             .iter_mut()
             .filter_map(|stream| {
                 let (rows, judgement) = steps.iter().find(|(rows, _)| rows.are_of(stream))?;
-                Some(Outcome {
+                Some(speculation::Outcome {
                     history: &mut stream.lookup.history,
                     drafted: rows.drafts.len() as u32,
                     accepted: judgement.accepted,
@@ -175,3 +175,6 @@ impl ModelLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
