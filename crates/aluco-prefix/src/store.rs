@@ -205,14 +205,20 @@ impl Store {
                 if part.payload.is_some() || fetched.payloads.contains_key(&key) {
                     continue;
                 }
-                if let Some(payload) = disk.read(&part.entry) {
-                    self.tree().load(&key, payload.clone());
-                    fetched.payloads.insert(key, payload);
-                } else {
-                    self.tree().lost(&key);
-                    is_complete = false;
-                    break;
+                match disk.read(&part.entry) {
+                    Ok(Some(payload)) => {
+                        self.tree().load(&key, payload.clone());
+                        fetched.payloads.insert(key, payload);
+                        continue;
+                    }
+                    Ok(None) => self.tree().lost(&key),
+                    Err(error) => {
+                        tracing::warn!("a stored prompt is not used: {error}");
+                        self.tree().damaged(&key);
+                    }
                 }
+                is_complete = false;
+                break;
             }
             if is_complete {
                 break;
@@ -409,15 +415,11 @@ impl Disk {
     }
 
     /// The payload of an entry, if it is there and what it should be.
-    fn read(&self, entry: &Entry) -> Option<Payload> {
-        match self.folder.read(&entry.key) {
-            Ok(Some((found, payload))) if found == *entry => Some(Payload::new(payload)),
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!("a stored prompt is not used: {error}");
-                None
-            }
-        }
+    fn read(&self, entry: &Entry) -> Result<Option<Payload>, DiskError> {
+        let read = self.folder.read(&entry.key)?;
+        Ok(read
+            .filter(|(found, _)| found == entry)
+            .map(|(_, payload)| Payload::new(payload)))
     }
 
     /// Writes an entry. False if there is no room.

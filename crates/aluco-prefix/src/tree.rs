@@ -67,6 +67,10 @@ pub struct Path {
 pub struct Common {
     /// Tokens in common.
     pub tokens: u32,
+    /// How many of them lie in entries that are stored.
+    pub stored_tokens: u32,
+    /// Where the last tail of them ends that is not stored any more; 0 if there was none.
+    pub dropped_tokens: u32,
     /// How the most similar sequence goes on where this one differs; empty if what is known just ends there.
     pub other: Vec<Token>,
 }
@@ -191,22 +195,33 @@ impl Tree {
     /// How far `tokens` go along with anything known.
     pub fn common(&self, root: &Key, tokens: &[Token]) -> Common {
         let mut last = *root;
-        let mut begin = 0;
+        let (mut begin, mut stored, mut dropped) = (0, 0, 0);
         loop {
             let rest = &tokens[begin..];
+            for node in self.children(&last).filter(|node| node.is_ghost()) {
+                if node.entry.kind == Kind::Tail && rest.starts_with(&node.entry.tokens) {
+                    dropped = dropped.max(begin + node.entry.tokens.len());
+                }
+            }
             let longest = self
                 .children(&last)
                 .map(|node| (common_length(&node.entry.tokens, rest), node))
                 // Of equally long ones a block that can be followed.
                 .max_by_key(|(length, node)| {
-                    (*length, node.entry.kind == Kind::Block, node.used_at)
+                    let is_block = node.entry.kind == Kind::Block;
+                    (*length, is_block, !node.is_ghost(), node.used_at)
                 });
             let Some((length, node)) = longest else {
                 return Common {
                     tokens: begin as u32,
+                    stored_tokens: stored as u32,
+                    dropped_tokens: dropped as u32,
                     other: Vec::new(),
                 };
             };
+            if stored == begin && !node.is_ghost() {
+                stored += length;
+            }
             if length == node.entry.tokens.len() && node.entry.kind == Kind::Block {
                 last = node.entry.key;
                 begin += length;
@@ -219,6 +234,8 @@ impl Tree {
             };
             return Common {
                 tokens: (begin + length) as u32,
+                stored_tokens: stored as u32,
+                dropped_tokens: dropped as u32,
                 other,
             };
         }
@@ -403,6 +420,14 @@ impl Tree {
             }
         }
         self.prune_ghosts();
+    }
+
+    /// Notes that what lies on disk of an entry cannot be used. It will be written anew when there is something to write.
+    pub fn damaged(&mut self, key: &Key) {
+        self.lost(key);
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.left_disk = false;
+        }
     }
 
     /// Entries in memory that ought to be on disk too, parents before children: those of conversations that have come back, and if `all`

@@ -312,7 +312,13 @@ impl Archive {
             MemoryClass::Checkpoints
                 if self.window_tokens > 0 && !context.model().is_recurrent() =>
             {
-                first.is_some_and(|first| first <= tokens.saturating_sub(self.window_tokens))
+                // What the next token looks at, which is what is exported; cells before that may have been used again.
+                let window_begin = if context.model().window_is_chunked() {
+                    tokens / self.window_tokens * self.window_tokens
+                } else {
+                    (tokens + 1).saturating_sub(self.window_tokens)
+                };
+                first.is_some_and(|first| first <= window_begin)
             }
             _ => first.is_some(),
         };

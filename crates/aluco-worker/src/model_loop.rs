@@ -321,11 +321,8 @@ impl ModelLoop {
     fn publish(&self) {
         {
             let mut cache = self.activity.cache();
-            cache.device_tokens = self
-                .parked
-                .iter()
-                .map(|it| self.cells.own(it.sequence))
-                .sum();
+            let parked: Vec<SequenceId> = self.parked.iter().map(|it| it.sequence).collect();
+            cache.device_tokens = self.cells.freed_by(&parked);
             if let Some(store) = &self.store {
                 let status = store.status();
                 cache.ram_bytes = status.ram_bytes;

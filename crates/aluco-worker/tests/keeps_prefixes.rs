@@ -10,9 +10,12 @@ use aluco_worker::{
     ffi::{Batch, Context, ContextOptions, Decoded, Engine, Model, ModelOptions},
     memory::{Archive, MemoryClass, StoredPart},
 };
-use support::{Worker, greedy, model_path, without_cache};
+use support::{Worker, greedy, model_path, tiny, without_cache};
 
 const BLOCK: u32 = 256;
+
+/// A window of the tiny models has moved far past everything that is put back when a sequence is so long.
+const FAR: u32 = 700;
 
 fn context(model: &Model, kv_type: KvType, flash_attention: FlashAttention) -> Context {
     let options = ContextOptions {
@@ -67,6 +70,18 @@ fn is_same(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
+/// The cells of a window are put back in other places than they had, and sums depend on their order: the last bits may differ.
+fn is_close(a: &[f32], b: &[f32], kv_type: KvType) -> bool {
+    let tolerance = match kv_type {
+        KvType::F32 => 1e-4,
+        _ => 5e-3,
+    };
+    let largest = a.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+    a.iter()
+        .zip(b)
+        .all(|(a, b)| (a - b).abs() <= largest * tolerance)
+}
+
 fn state_survives(path: &Path, class: MemoryClass) {
     let engine = Engine::start();
     let options = ModelOptions {
@@ -75,12 +90,17 @@ fn state_survives(path: &Path, class: MemoryClass) {
     };
     let model = Model::load(engine, path, &options, |_| true).unwrap();
     for (kv_type, flash_attention) in [
+        (KvType::F32, FlashAttention::Off),
         (KvType::F16, FlashAttention::On),
         (KvType::F16, FlashAttention::Off),
         (KvType::Q8_0, FlashAttention::On),
     ] {
         let what = format!("{} {kv_type:?} {flash_attention:?}", path.display());
         let mut context = context(&model, kv_type, flash_attention);
+        let has_window = model.window_tokens() > 0;
+        let is_as_before = |expected: &[f32], found: &[f32]| {
+            is_same(expected, found) || (has_window && is_close(expected, found, kv_type))
+        };
         let archive = Archive::probe(&mut context);
         assert_eq!(archive.class(), class, "{what}");
         assert_eq!(context.last_position(0), None);
@@ -93,18 +113,23 @@ fn state_survives(path: &Path, class: MemoryClass) {
         archive.fork(&mut context, 0, 1, cut, state).unwrap();
         let expected = compute(&mut context, 0, cut..cut + 1);
         let other = compute(&mut context, 0, cut + 1..cut + 2);
-        assert!(!is_same(&expected, &other), "{what}");
+        assert!(!is_close(&expected, &other, kv_type), "{what}");
 
         // A second sequence goes on from the middle of the first one. (In the very same cells, since sums depend on their order.)
         context.remove_sequence(0).unwrap();
         let found = compute(&mut context, 1, cut..cut + 1);
-        assert!(is_same(&expected, &found), "{what}");
-        compute(&mut context, 1, cut + 1..2 * BLOCK);
+        assert!(is_as_before(&expected, &found), "{what}");
+        compute(&mut context, 1, cut + 1..FAR);
 
         // Out of the context and back.
+        let block = archive.export_block(&mut context, 1, 0, BLOCK).unwrap();
         move_over(&archive, &mut context, cut, state);
+        let same_block = archive.export_block(&mut context, 0, 0, BLOCK).unwrap();
+        assert!(block == same_block, "{what}");
+        let same_checkpoint = archive.checkpoint(&mut context, 0).unwrap();
+        assert!(checkpoint[8..] == same_checkpoint[8..], "{what}");
         let found = compute(&mut context, 0, cut..cut + 1);
-        assert!(is_same(&expected, &found), "{what}");
+        assert!(is_as_before(&expected, &found), "{what}");
 
         // What is no state is refused, and the context goes on.
         let damaged = StoredPart {
@@ -125,6 +150,55 @@ fn state_survives(path: &Path, class: MemoryClass) {
 #[test]
 fn state_that_was_put_back_gives_bit_identical_logits() {
     state_survives(&model_path(), MemoryClass::Blocks);
+}
+
+fn state_of_a_tiny_model_survives(kind: tiny::Kind) {
+    let class = if tiny::is_cut_anywhere(kind) {
+        MemoryClass::Blocks
+    } else {
+        MemoryClass::Checkpoints
+    };
+    state_survives(&tiny::path(kind), class);
+}
+
+#[test]
+fn state_of_full_attention_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::FullAttention);
+}
+
+#[test]
+fn state_of_full_attention_with_experts_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::Moe);
+}
+
+#[test]
+fn state_of_a_sliding_window_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::SlidingWindow);
+}
+
+#[test]
+fn state_of_a_sliding_window_with_sinks_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::SlidingWindowMoe);
+}
+
+#[test]
+fn state_of_a_hybrid_with_mamba_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::Hybrid);
+}
+
+#[test]
+fn state_of_a_hybrid_with_convolutions_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::HybridConvolution);
+}
+
+#[test]
+fn state_of_a_hybrid_with_delta_nets_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::HybridDeltaNet);
+}
+
+#[test]
+fn state_of_a_recurrent_model_survives() {
+    state_of_a_tiny_model_survives(tiny::Kind::Recurrent);
 }
 
 fn small() -> LoadOptions {

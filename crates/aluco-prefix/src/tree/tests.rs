@@ -95,6 +95,8 @@ fn what_comes_after_a_difference_is_told() {
         tree.common(&root(), &longer),
         Common {
             tokens: 12,
+            stored_tokens: 12,
+            dropped_tokens: 0,
             other: Vec::new()
         }
     );
@@ -117,7 +119,9 @@ fn what_is_used_again_outlives_what_is_not() {
         store(&mut tree, &sequence(12, seed), false, Origin::New);
     }
     assert_eq!(tree.stored(&root(), &main), 0);
-    assert_eq!(tree.common(&root(), &main).tokens, 12, "it is still known");
+    let common = tree.common(&root(), &main);
+    assert_eq!(common.tokens, 12, "it is still known");
+    assert_eq!(common.stored_tokens, 0);
 }
 
 #[test]

@@ -184,6 +184,11 @@ impl Model {
         unsafe { sys::llama_model_n_swa(self.as_ptr()) }.max(0) as u32
     }
 
+    /// True if windows do not move with each token: they begin at multiples of their length.
+    pub fn window_is_chunked(&self) -> bool {
+        self.metadata("general.architecture").as_deref() == Some("llama4")
+    }
+
     /// False for models whose memory ends the process when sequences are to share cells: nothing of it can even be tried.
     pub fn memory_can_be_shared(&self) -> bool {
         self.metadata("general.architecture").as_deref() != Some("deepseek4")

@@ -24,6 +24,9 @@ const SIDE_TOKENS_MAX: u32 = 1024;
 /// A conversation has come back if it begins with so many tokens that were computed before.
 const RETURNING_TOKENS_MIN: u32 = 256;
 
+/// Where the messages of a prompt are not known, so many tokens are taken for what is its own at the end.
+const END_TOKENS: u32 = 512;
+
 /// Nearer to what is computed already, a state is not worth keeping.
 const BORDER_TOKENS_MIN: u32 = 32;
 
@@ -87,7 +90,8 @@ impl ModelLoop {
         );
     }
 
-    /// Where the state of a prompt is kept, if it cannot be cut afterwards: at the borders of its messages, or at its end.
+    /// Where the state of a prompt is kept, if it cannot be cut afterwards: at the borders of its messages. Where none are known, at its end
+    /// and some way before it, as others may begin like it and end otherwise.
     fn borders(&self, of_messages: &[u32], prompt_tokens: u32) -> Vec<u32> {
         if self.archive.class() != MemoryClass::Checkpoints {
             return Vec::new();
@@ -98,7 +102,13 @@ impl ModelLoop {
             .filter(|border| (BORDER_TOKENS_MIN..prompt_tokens).contains(border))
             .collect();
         if borders.is_empty() {
-            borders.push(prompt_tokens);
+            // The same prompt again wants all but its last token.
+            let ends = [(END_TOKENS, END_TOKENS), (1, BORDER_TOKENS_MIN)];
+            let ends = ends.iter().filter_map(|(before, least)| {
+                let border = prompt_tokens.checked_sub(*before);
+                border.filter(|border| border >= least)
+            });
+            borders.extend(ends);
         }
         borders.sort_unstable();
         borders.dedup();
@@ -111,9 +121,9 @@ impl ModelLoop {
             .running
             .iter()
             .map(|stream| {
-                stream
-                    .promised_tokens
-                    .saturating_sub(stream.computed_tokens)
+                // Whoever is over the promise wants cells for the next step all the same.
+                let wanted = stream.promised_tokens.max(stream.tokens.len() as u32);
+                wanted.saturating_sub(stream.computed_tokens)
             })
             .sum();
         self.cells.used() + outstanding
@@ -284,15 +294,14 @@ impl ModelLoop {
         if self.archive.class() != MemoryClass::Checkpoints {
             return;
         }
-        let Some(store) = &self.store else { return };
         let wanted = &stream.tokens[..stream.tokens.len() - 1];
         let namespace = &self.generations[&stream.request].namespace;
-        let common = store.common(namespace, wanted).tokens;
+        let common = self.common(namespace, wanted).tokens;
         if common >= stream.computed_tokens + BORDER_TOKENS_MIN {
             stream.add_border(common);
         }
         let nearest = stream.computed_tokens + BORDER_TOKENS_MIN;
-        let end = stream.prompt_tokens;
+        let end = stream.prompt_tokens - 1;
         stream
             .borders
             .retain(|border| *border >= nearest || *border == end);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aluco_prefix::{Cut, Fetched, Found, Tier};
+use aluco_prefix::{Common, Cut, Fetched, Found, Tier};
 use aluco_proto::{CacheReport, Miss, Token};
 
 use super::{ModelLoop, parked::Parked};
@@ -12,8 +12,10 @@ use crate::{
     stream::Stream,
 };
 
-/// It is worth waiting for the prefill of another stream if that saves so many tokens.
-const WAIT_TOKENS_MIN: u32 = 256;
+/// It is worth waiting for the prefill of another stream if that saves so many tokens: that stream computes them anyway, so it takes no
+/// longer. Where memory cannot be cut, a state is kept for those who wait, which has to be worth it.
+const WAIT_TOKENS_MIN: u32 = 16;
+const WAIT_FOR_STATE_TOKENS_MIN: u32 = 128;
 
 /// Less than this is computed sooner than anything else is done about it.
 const REUSE_TOKENS_MIN: u32 = 16;
@@ -133,6 +135,30 @@ impl ModelLoop {
         running.chain(parked)
     }
 
+    /// How far a prompt goes along with anything known, in the store or on the device, whether it can go on from there or not.
+    pub(super) fn common(&self, namespace: &str, wanted: &[Token]) -> Common {
+        let store = self.store.as_ref();
+        let mut common =
+            store.map_or_else(Common::default, |store| store.common(namespace, wanted));
+        // What has just been computed may not be stored yet.
+        for source in self.sources().filter(|it| it.namespace == namespace) {
+            let tokens = common_tokens(source.tokens, wanted);
+            if tokens > common.tokens {
+                let differs = (tokens as usize) < wanted.len();
+                common.tokens = tokens;
+                common.other = if differs {
+                    source.tokens[tokens as usize..].to_vec()
+                } else {
+                    Vec::new()
+                };
+            }
+            if tokens > common.stored_tokens {
+                common.stored_tokens = tokens;
+            }
+        }
+        common
+    }
+
     fn on_device(&self, source: &Source<'_>, wanted: &[Token]) -> Option<Beginning> {
         let common = common_tokens(source.tokens, wanted);
         let sequence = source.sequence;
@@ -188,7 +214,11 @@ impl ModelLoop {
         let Some((common, at)) = longest else {
             return false;
         };
-        if common < have_tokens + WAIT_TOKENS_MIN {
+        let saved_tokens_min = match class {
+            MemoryClass::Blocks => WAIT_TOKENS_MIN,
+            _ => WAIT_FOR_STATE_TOKENS_MIN,
+        };
+        if common < have_tokens + saved_tokens_min {
             return false;
         }
         if class == MemoryClass::Checkpoints {
@@ -290,11 +320,11 @@ impl ModelLoop {
         };
         let wanted = &stream.tokens[..stream.tokens.len() - 1];
         let namespace = &self.generations[&stream.request].namespace;
-        let known = store.common(namespace, wanted);
+        let known = self.common(namespace, wanted);
         if known.tokens >= have_tokens + REUSE_TOKENS_MIN {
-            let stored = store.stored_blocks(namespace, wanted) * store.block_tokens();
-            let is_stored = stored as u32 >= have_tokens + REUSE_TOKENS_MIN;
-            return Some(if is_stored && self.cut() == Cut::Tails {
+            let is_stored = known.stored_tokens >= have_tokens + REUSE_TOKENS_MIN;
+            let is_dropped = known.dropped_tokens >= have_tokens + REUSE_TOKENS_MIN;
+            return Some(if is_stored && !is_dropped && self.cut() == Cut::Tails {
                 Miss::NoCheckpoint
             } else {
                 Miss::Evicted

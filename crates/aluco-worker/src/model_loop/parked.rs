@@ -32,7 +32,17 @@ pub(super) struct Parked {
     pub(super) tokens: Vec<Token>,
     pub(super) checkpoints: Vec<Checkpoint>,
     origin: Origin,
+    progress: Progress,
     is_stored: bool,
+}
+
+/// What of a sequence was stored so far. Where there is no room for all of it, one piece may push out another: none is stored twice.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Where the last block ends.
+    block_tokens: u32,
+    checkpoints: usize,
+    end: bool,
 }
 
 /// A piece of a sequence that is to be stored: everything up to `end`, as far as it is not stored yet.
@@ -60,6 +70,7 @@ impl ModelLoop {
                 tokens,
                 checkpoints,
                 origin: stream.origin,
+                progress: Progress::default(),
                 is_stored: self.store.is_none(),
             });
         }
@@ -92,7 +103,8 @@ impl ModelLoop {
     /// Cells that nothing but parked sequences holds, all of which are stored.
     fn parked_tokens(&self) -> u32 {
         let stored = self.parked.iter().filter(|parked| parked.is_stored);
-        stored.map(|parked| self.cells.own(parked.sequence)).sum()
+        let stored: Vec<SequenceId> = stored.map(|parked| parked.sequence).collect();
+        self.cells.freed_by(&stored)
     }
 
     /// Frees a parked sequence for others, storing first what is worth it. False if there is none but `keep`.
@@ -143,7 +155,7 @@ impl ModelLoop {
             self.parked[index].is_stored = true;
             return;
         };
-        let parked = &self.parked[index];
+        let parked = &mut self.parked[index];
         let Some(piece) = next_piece(&store, parked, self.archive.class()) else {
             self.parked[index].is_stored = true;
             return;
@@ -191,14 +203,19 @@ impl ModelLoop {
 }
 
 /// What of a sequence is to be stored next: blocks from the beginning on, then its checkpoints, then its end.
-fn next_piece(store: &Store, parked: &Parked, class: MemoryClass) -> Option<Piece> {
+fn next_piece(store: &Store, parked: &mut Parked, class: MemoryClass) -> Option<Piece> {
     let length = parked.tokens.len() as u32;
     let block = store.block_tokens() as u32;
     let namespace = &parked.namespace;
+    let progress = &mut parked.progress;
     if matches!(class, MemoryClass::Blocks | MemoryClass::Checkpoints) {
         let stored = store.stored_blocks(namespace, &parked.tokens) as u32;
         let end = (stored + 1).saturating_mul(block);
+        if end <= progress.block_tokens {
+            return None;
+        }
         if end <= length {
+            progress.block_tokens = end;
             return Some(Piece {
                 end,
                 kind: Kind::Block,
@@ -211,14 +228,19 @@ fn next_piece(store: &Store, parked: &Parked, class: MemoryClass) -> Option<Piec
         store.missing(namespace, tokens, Kind::Tail).is_some()
     };
     if class == MemoryClass::Checkpoints {
-        let mut checkpoints = parked.checkpoints.iter();
-        if let Some(checkpoint) = checkpoints.find(|checkpoint| is_missing(checkpoint.tokens)) {
-            return Some(Piece {
-                end: checkpoint.tokens,
-                kind: Kind::Tail,
-                checkpoint: Some(checkpoint.state.clone()),
-            });
+        while let Some(checkpoint) = parked.checkpoints.get(progress.checkpoints) {
+            progress.checkpoints += 1;
+            if is_missing(checkpoint.tokens) {
+                return Some(Piece {
+                    end: checkpoint.tokens,
+                    kind: Kind::Tail,
+                    checkpoint: Some(checkpoint.state.clone()),
+                });
+            }
         }
+    }
+    if std::mem::replace(&mut progress.end, true) {
+        return None;
     }
     let is_worth_it = class != MemoryClass::Blocks || length % block >= TAIL_TOKENS_MIN;
     (is_worth_it && is_missing(length)).then_some(Piece {

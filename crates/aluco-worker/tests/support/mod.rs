@@ -1,18 +1,21 @@
 //! What the worker's integration tests share: the small real model, a worker process, and its socket.
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
 
+pub mod tiny;
+pub mod turns;
+
 use std::{
     io::BufReader,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command as Process, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aluco_proto::{
-    CacheOptions, Command, Event, FinishReason, GenerationEvent, GenerationSpec, LoadOptions,
-    LoadedModel, ModelHandle, PROTOCOL_VERSION, Prompt, RequestId, Sampling, Token, TokenLogprob,
-    Usage, WorkerHello, read_frame, write_frame,
+    CacheOptions, CacheReport, Command, Event, FinishReason, GenerationEvent, GenerationSpec,
+    LoadOptions, LoadedModel, LogLevel, ModelActivity, ModelHandle, PROTOCOL_VERSION, Prompt,
+    RequestId, Sampling, Token, TokenLogprob, Usage, WorkerHello, read_frame, write_frame,
 };
 
 /// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
@@ -45,10 +48,15 @@ pub fn without_cache() -> CacheOptions {
     }
 }
 
+/// How long is waited for what a worker does behind its replies.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A worker process at the other end of a socket.
 pub struct Worker {
     pub process: Child,
     pub hello: WorkerHello,
+    /// Warnings and errors that it logged, without those of llama.cpp.
+    pub complaints: Vec<String>,
     writer: UnixStream,
     reader: BufReader<UnixStream>,
     next: u64,
@@ -79,6 +87,7 @@ impl Worker {
         Self {
             process,
             hello,
+            complaints: Vec::new(),
             writer,
             reader,
             next: 0,
@@ -106,6 +115,13 @@ impl Worker {
                 .unwrap()
                 .expect("the worker hung up")
             {
+                Event::Log {
+                    level: LogLevel::Error | LogLevel::Warn,
+                    target,
+                    message,
+                } if target.starts_with("aluco") => {
+                    self.complaints.push(format!("{target}: {message}"));
+                }
                 Event::Log { .. } => {}
                 event => return event,
             }
@@ -113,11 +129,15 @@ impl Worker {
     }
 
     pub fn load(&mut self, options: LoadOptions) -> LoadedModel {
+        self.load_file(&model_path(), options)
+    }
+
+    pub fn load_file(&mut self, path: &Path, options: LoadOptions) -> LoadedModel {
         let (request, model) = (self.request(), ModelHandle(1));
         self.send(&Command::Load {
             request,
             model,
-            path: model_path(),
+            path: path.to_owned(),
             options,
         });
         loop {
@@ -127,6 +147,41 @@ impl Worker {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// Frees the model; what comes of running requests is not looked at.
+    pub fn unload(&mut self) {
+        let (request, model) = (self.request(), ModelHandle(1));
+        self.send(&Command::Unload { request, model });
+        while !matches!(self.event(), Event::Unloaded { .. }) {}
+    }
+
+    /// What the model is doing. Other events until then are not looked at.
+    pub fn activity(&mut self) -> ModelActivity {
+        let request = self.request();
+        self.send(&Command::Status { request });
+        loop {
+            if let Event::Status { mut status, .. } = self.event() {
+                return status.models.remove(0);
+            }
+        }
+    }
+
+    /// Waits until this is true of what the model is doing, which happens behind its replies.
+    pub fn wait_until(&mut self, what: &str, is_so: impl Fn(&ModelActivity) -> bool) {
+        let began = Instant::now();
+        loop {
+            let activity = self.activity();
+            if is_so(&activity) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what}: {activity:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn cancel(&mut self, request: RequestId) {
+        self.send(&Command::Cancel { request });
     }
 
     pub fn generate(&mut self, spec: GenerationSpec) -> RequestId {
@@ -153,6 +208,22 @@ impl Worker {
         outcomes
     }
 
+    /// Waits until so many tokens of a prompt are computed; gives their number. Other events are not looked at.
+    pub fn until_prefill(&mut self, wanted: RequestId, tokens: u32) -> u32 {
+        loop {
+            match self.event() {
+                Event::Generation {
+                    request,
+                    event:
+                        GenerationEvent::Prefill {
+                            processed_tokens, ..
+                        },
+                } if request == wanted && processed_tokens >= tokens => return processed_tokens,
+                _ => {}
+            }
+        }
+    }
+
     pub fn run(&mut self, spec: GenerationSpec) -> Outcome {
         let request = self.generate(spec);
         self.finish(&[request]).remove(0)
@@ -174,16 +245,18 @@ pub struct Outcome {
     pub logprobs: Vec<Vec<TokenLogprob>>,
     pub reasons: Vec<Option<FinishReason>>,
     pub usage: Usage,
+    /// Where the beginning of the prompt came from.
+    pub cache: CacheReport,
     pub failure: Option<aluco_proto::Failure>,
     pub prefills: Vec<u32>,
     pub ended: bool,
 }
 
 impl Outcome {
-    fn take(&mut self, event: GenerationEvent) {
+    pub fn take(&mut self, event: GenerationEvent) {
         assert!(!self.ended, "an event after the last one: {event:?}");
         match event {
-            GenerationEvent::Started { .. } => {}
+            GenerationEvent::Started { cache, .. } => self.cache = cache,
             GenerationEvent::Prefill {
                 processed_tokens, ..
             } => self.prefills.push(processed_tokens),
@@ -211,6 +284,11 @@ impl Outcome {
                 self.ended = true;
             }
         }
+    }
+
+    /// Prompt tokens that were computed.
+    pub fn computed_tokens(&self) -> u32 {
+        self.usage.prompt_tokens - self.usage.cached_tokens
     }
 
     fn choice(&mut self, choice: u32) -> usize {

@@ -1,0 +1,227 @@
+//! What was computed is there again after the worker was killed, and after the model was unloaded.
+
+mod support;
+
+use std::{fs, path::Path};
+
+use aluco_proto::{
+    CacheOptions, FlashAttention, KvType, LoadOptions, Miss, ModelActivity, Prompt, Token,
+};
+use support::{Outcome, Worker, greedy, tiny, turns, without_cache};
+use tiny::Kind;
+
+const BEGINNING_TOKENS: usize = 600;
+const TURN_TOKENS: usize = 100;
+const REPLY_TOKENS: u32 = 16;
+const BLOCK_TOKENS: u32 = 256;
+
+fn options(folder: &Path) -> LoadOptions {
+    LoadOptions {
+        kv_type_k: KvType::F32,
+        kv_type_v: KvType::F32,
+        flash_attention: FlashAttention::Off,
+        cache: CacheOptions {
+            folder: Some(folder.to_owned()),
+            ..CacheOptions::default()
+        },
+        ..tiny::options(4096)
+    }
+}
+
+fn ask(worker: &mut Worker, prompt: &[Token]) -> Outcome {
+    let mut spec = greedy(Prompt::Tokens(prompt.to_vec()), REPLY_TOKENS);
+    spec.sampling.ignore_end = true;
+    let outcome = worker.run(spec);
+    assert_eq!(outcome.failure, None);
+    outcome
+}
+
+/// So many turns of a conversation; gives the prompt of the next one.
+fn talk(worker: &mut Worker, turns: u64) -> Vec<Token> {
+    let mut conversation = turns::text(1, BEGINNING_TOKENS);
+    for turn in 0..turns {
+        conversation.extend(turns::text(10 + turn, TURN_TOKENS));
+        let outcome = ask(worker, &conversation);
+        conversation.extend(&outcome.tokens[0]);
+    }
+    conversation.extend(turns::text(10 + turns, TURN_TOKENS));
+    conversation
+}
+
+/// What a model without a store says.
+fn expected(kind: Kind, folder: &Path, prompt: &[Token]) -> Vec<Token> {
+    let mut worker = Worker::start();
+    worker.load_file(
+        &tiny::path(kind),
+        LoadOptions {
+            cache: without_cache(),
+            ..options(folder)
+        },
+    );
+    ask(&mut worker, prompt).tokens.remove(0)
+}
+
+/// Waits until all that is written behind the replies is on disk: more than `bytes`, and no more comes.
+fn wait_for_disk(worker: &mut Worker) {
+    let written = |activity: &ModelActivity| activity.cache.disk_written_bytes;
+    let mut last = 0;
+    let mut quiet = 0;
+    while quiet < 10 {
+        worker.wait_until("something is written", |activity| written(activity) > 0);
+        let now = written(&worker.activity());
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn survives_a_kill(kind: Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let prompt = talk(&mut worker, 6);
+    wait_for_disk(&mut worker);
+    worker.process.kill().unwrap();
+    worker.process.wait().unwrap();
+
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let outcome = ask(&mut worker, &prompt);
+    eprintln!("{kind}: {:?} of {}", outcome.cache, prompt.len());
+    assert!(outcome.cache.disk_tokens > 0, "{:?}", outcome.cache);
+    let most = TURN_TOKENS as u32 + 1 + 2 * BLOCK_TOKENS;
+    assert!(outcome.computed_tokens() <= most, "{:?}", outcome.usage);
+    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
+/// Whatever is on disk at the moment of the kill, what is said is right.
+fn survives_a_kill_at_once(kind: Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let prompt = talk(&mut worker, 3);
+    worker.process.kill().unwrap();
+    worker.process.wait().unwrap();
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let outcome = ask(&mut worker, &prompt);
+    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
+fn survives_an_unload(kind: Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let prompt = talk(&mut worker, 6);
+    worker.unload();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let outcome = ask(&mut worker, &prompt);
+    assert_eq!(outcome.cache.device_tokens + outcome.cache.ram_tokens, 0);
+    // Everything but the new message, the last token of the reply, and an end that is sooner computed than stored.
+    let most = TURN_TOKENS as u32 + 1 + 16;
+    assert!(outcome.computed_tokens() <= most, "{:?}", outcome.usage);
+    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
+macro_rules! for_kinds {
+    ($($name:ident: $kind:ident,)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn a_conversation_survives_a_kill() {
+                survives_a_kill(Kind::$kind);
+            }
+
+            #[test]
+            fn what_is_said_after_a_kill_at_any_moment_is_right() {
+                survives_a_kill_at_once(Kind::$kind);
+            }
+
+            #[test]
+            fn a_conversation_survives_an_unload() {
+                survives_an_unload(Kind::$kind);
+            }
+        }
+    )*};
+}
+
+for_kinds! {
+    full_attention: FullAttention,
+    sliding_window: SlidingWindow,
+    hybrid_with_delta_nets: HybridDeltaNet,
+    recurrent: Recurrent,
+}
+
+/// All files below a folder that hold entries.
+fn entry_files(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            entry_files(&path, files);
+        } else if fs::metadata(&path).unwrap().len() > 16 << 10 {
+            files.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_file_is_not_believed() {
+    for kind in [Kind::FullAttention, Kind::SlidingWindow] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut worker = Worker::start();
+        worker.load_file(&tiny::path(kind), options(folder.path()));
+        let prompt = talk(&mut worker, 3);
+        worker.unload();
+        let mut files = Vec::new();
+        entry_files(folder.path(), &mut files);
+        assert!(files.len() > 2, "{files:?}");
+        let right = expected(kind, folder.path(), &prompt);
+        for file in &files {
+            let mut bytes = fs::read(file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            fs::write(file, bytes).unwrap();
+            // Once with what is left, and once with what was then stored anew.
+            for is_whole in [false, true] {
+                worker.load_file(&tiny::path(kind), options(folder.path()));
+                let outcome = ask(&mut worker, &prompt);
+                assert_eq!(outcome.tokens[0], right);
+                let disk_tokens = outcome.cache.disk_tokens;
+                let is_found = disk_tokens > prompt.len() as u32 - BLOCK_TOKENS;
+                assert!(is_found || !is_whole, "{kind}: {disk_tokens} tokens");
+                worker.unload();
+            }
+        }
+        // Not every file has to be read each time.
+        assert!(!worker.complaints.is_empty());
+    }
+}
+
+#[test]
+fn what_was_computed_with_other_cells_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tiny::path(Kind::FullAttention);
+    let mut worker = Worker::start();
+    worker.load_file(&path, options(folder.path()));
+    let prompt = talk(&mut worker, 2);
+    worker.unload();
+    worker.load_file(
+        &path,
+        LoadOptions {
+            kv_type_k: KvType::F16,
+            kv_type_v: KvType::F16,
+            ..options(folder.path())
+        },
+    );
+    let outcome = ask(&mut worker, &prompt);
+    assert_eq!(outcome.usage.cached_tokens, 0);
+    assert_eq!(outcome.cache.miss, Some(Miss::FingerprintChanged));
+    // The first way to compute it is there still.
+    worker.unload();
+    worker.load_file(&path, options(folder.path()));
+    assert!(ask(&mut worker, &prompt).cache.disk_tokens > 512);
+}
