@@ -173,6 +173,8 @@ impl Conversations {
 }
 
 #[cfg(test)]
+// One range in a list is what is meant.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -199,6 +199,11 @@ macro_rules! for_each_kind {
             }
 
             #[test]
+            fn choices_share_their_prompt() {
+                choices_share(Kind::$kind);
+            }
+
+            #[test]
             fn a_beginning_outlives_the_request_that_computed_it() {
                 one_beginning(Kind::$kind, Some(600));
             }
@@ -258,5 +263,25 @@ fn one_beginning(kind: Kind, cancel_after: Option<u32>) {
         count.answer(prompt, outcome);
     }
     count.check(&format!("{kind} cancelled {cancel_after:?}"), 1.1);
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
+/// Four choices of one long prompt, far beyond any window, go on for longer than that too.
+fn choices_share(kind: Kind) {
+    const PROMPT_TOKENS: usize = 1500;
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), tiny::options(4096));
+    let mut spec = spec(Prompt::Tokens(turns::text(1, PROMPT_TOKENS)));
+    spec.choices = 4;
+    spec.tokens_max = Some(150);
+    let outcome = worker.run(spec);
+    assert_eq!(outcome.failure, None);
+    assert_eq!(outcome.usage.generated_tokens, 4 * 150);
+    for text in &outcome.text {
+        assert_eq!(*text, outcome.text[0], "{kind}");
+    }
+    // None had to give up its cells and begin anew.
+    let prefill_tokens = worker.activity().prefill_tokens;
+    assert_eq!(prefill_tokens, PROMPT_TOKENS as u64, "{kind}");
     assert_eq!(worker.complaints, [] as [String; 0]);
 }

@@ -164,11 +164,14 @@ impl ModelLoop {
             }
         }
         while !self.waiting.is_empty() && self.has_sequence_to_give() {
-            let waiting: Vec<Waiting> = self
-                .waiting
+            // Streams that wait for what a sibling computes are not in line.
+            let candidates: Vec<usize> = (0..self.waiting.len())
+                .filter(|index| !self.waits_for_sibling(&self.waiting[*index]))
+                .collect();
+            let waiting: Vec<Waiting> = candidates
                 .iter()
-                .map(|stream| {
-                    let generation = &self.generations[&stream.request];
+                .map(|index| {
+                    let generation = &self.generations[&self.waiting[*index].request];
                     Waiting {
                         client: generation.client,
                         arrival: generation.arrival,
@@ -180,9 +183,9 @@ impl ModelLoop {
                 .order(&waiting, |client| self.held_cells(client));
             let admitted = order
                 .into_iter()
-                .find(|index| matches!(self.try_admit(*index), Admission::Admitted));
-            let Some(index) = admitted else { return };
-            self.fairness.admitted(&waiting, index);
+                .find(|place| matches!(self.try_admit(candidates[*place]), Admission::Admitted));
+            let Some(place) = admitted else { return };
+            self.fairness.admitted(&waiting, place);
         }
     }
 
@@ -199,9 +202,6 @@ impl ModelLoop {
     }
 
     fn try_admit(&mut self, index: usize) -> Admission {
-        if self.waits_for_sibling(&self.waiting[index]) {
-            return Admission::Waits;
-        }
         let request = self.waiting[index].request;
         let fetched = self.generations[&request].fetched.clone();
         let mut beginning = self.beginning(&self.waiting[index], &fetched);

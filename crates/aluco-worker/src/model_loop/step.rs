@@ -22,6 +22,9 @@ use crate::{
 /// A step of at most so many tokens waits at barriers more than it computes; see [`crate::governor`].
 const FEW_TOKENS: u32 = 8;
 
+/// Tokens that a prompt has to be shorter to be computed before one of the same client that came just before it.
+const TOKENS_PER_PLACE: u32 = 512;
+
 impl ModelLoop {
     /// Computes one batch and samples from it.
     pub(super) fn step(&mut self) {
@@ -156,7 +159,9 @@ impl ModelLoop {
             left: stream.pending_tokens(),
             until_border: stream.until_border().unwrap_or(u32::MAX),
             client: generation.client.index(),
-            arrival: generation.arrival,
+            // The short ones of a client first: an answer that takes a moment does not wait for one that takes minutes. Each
+            // request that comes later has less of a lead, so a long one waits for so many only.
+            arrival: generation.arrival + u64::from(stream.pending_tokens() / TOKENS_PER_PLACE),
         }
     }
 
