@@ -102,13 +102,15 @@ impl ModelLoop {
             .filter(|border| (BORDER_TOKENS_MIN..prompt_tokens).contains(border))
             .collect();
         if borders.is_empty() {
-            // The same prompt again wants all but its last token.
+            // The same prompt again wants all but its last token. One that has only its beginning in common is half paid for by a state in
+            // the middle; more of them would cost more than they save.
             let ends = [(END_TOKENS, END_TOKENS), (1, BORDER_TOKENS_MIN)];
             let ends = ends.iter().filter_map(|(before, least)| {
                 let border = prompt_tokens.checked_sub(*before);
                 border.filter(|border| border >= least)
             });
             borders.extend(ends);
+            borders.extend(Some(prompt_tokens / 2).filter(|middle| *middle >= END_TOKENS));
         }
         borders.sort_unstable();
         borders.dedup();
