@@ -296,6 +296,23 @@ impl Archive {
         forked
     }
 
+    /// Makes `to`, which is empty, the same as `from`, which has this number of tokens.
+    ///
+    /// Cells of a window that two sequences share are not used again when both have moved on, and soon none would be left. So each gets its own.
+    pub fn fork_all(
+        &self,
+        context: &mut Context,
+        from: SequenceId,
+        to: SequenceId,
+        tokens: u32,
+    ) -> Result<(), EngineError> {
+        if self.class == MemoryClass::Checkpoints && self.window_tokens > 0 {
+            let checkpoint = self.checkpoint(context, from)?;
+            return self.fork(context, from, to, tokens, Some(&checkpoint));
+        }
+        context.share_sequence(from, to)
+    }
+
     /// Checks that a sequence is where it should be.
     fn check(
         &self,

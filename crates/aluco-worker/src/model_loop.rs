@@ -196,6 +196,8 @@ pub struct ModelLoop {
     /// Sequences whose streams have ended, oldest first.
     parked: Vec<Parked>,
     device_tokens_max: u32,
+    /// The engine had no cells for more streams, whatever was counted: none is admitted until one of these has ended.
+    running_max: Option<usize>,
     steps_since_piece: u32,
     cells: CellLedger,
     fairness: Fairness,
@@ -231,6 +233,7 @@ impl ModelLoop {
             memo,
             parked: Vec::new(),
             device_tokens_max,
+            running_max: None,
             steps_since_piece: 0,
             cells: CellLedger::default(),
             fairness: Fairness::default(),

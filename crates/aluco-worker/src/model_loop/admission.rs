@@ -165,6 +165,10 @@ impl ModelLoop {
                 self.fail(request, &lost);
             }
         }
+        self.running_max = self.running_max.filter(|most| self.running.len() >= *most);
+        if self.running_max.is_some() {
+            return;
+        }
         while !self.waiting.is_empty() && self.has_sequence_to_give() {
             // Streams that wait for what a sibling computes are not in line.
             let candidates: Vec<usize> = (0..self.waiting.len())

@@ -113,7 +113,9 @@ impl ModelLoop {
             return;
         }
         if self.running.len() > 1 {
-            return self.preempt_youngest();
+            self.preempt_youngest();
+            self.running_max = Some(self.running.len());
+            return;
         }
         let reason = "no KV cells for a sequence that runs alone and fits the context".to_owned();
         self.fail_all(&EngineError::Failed {
@@ -261,7 +263,10 @@ impl ModelLoop {
             let Some(sequence) = self.free_sequences.pop() else {
                 break;
             };
-            if let Err(error) = self.context.share_sequence(from, sequence) {
+            let forked = self
+                .archive
+                .fork_all(&mut self.context, from, sequence, computed);
+            if let Err(error) = forked {
                 self.free_sequences.push(sequence);
                 return Err(error);
             }
