@@ -60,7 +60,9 @@ fn spec(random: &mut Random, histories: &[Vec<Token>]) -> GenerationSpec {
     }
     spec.sampling.ignore_end = true;
     spec.client = format!("client {}", random.below(3));
-    spec.namespace = if random.one_in(6) { "other" } else { "" }.to_owned();
+    if random.one_in(6) {
+        "other".clone_into(&mut spec.namespace);
+    }
     spec
 }
 
