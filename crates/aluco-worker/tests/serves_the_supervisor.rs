@@ -134,6 +134,7 @@ fn streams_that_run_out_of_cells_wait_and_go_on() {
         );
         found == (0, 0, 0)
     });
+    assert!(worker.activity().decode_tokens >= 4 * 330);
 }
 
 #[test]
