@@ -248,20 +248,22 @@ fn one_beginning(kind: Kind, cancel_after: Option<u32>) {
         })
         .collect();
     let mut requests: Vec<_> = asked.iter().map(|(request, _)| *request).collect();
-    let mut cancelled_tokens = 0;
     if let Some(after) = cancel_after {
         let (first, _) = asked[0];
-        cancelled_tokens = worker.until_prefill(first, after);
+        worker.until_prefill(first, after);
         worker.cancel(first);
         requests.remove(0);
     }
     let outcomes = worker.finish(&requests);
-    // What the cancelled request computed counts too; so does what it had computed until it was told.
-    count.computed += cancelled_tokens;
     let of_finished = &asked[asked.len() - outcomes.len()..];
     for ((_, prompt), outcome) in of_finished.iter().zip(&outcomes) {
         count.answer(prompt, outcome);
     }
+    if cancel_after.is_none() {
+        assert_eq!(worker.activity().prefill_tokens, u64::from(count.computed));
+    }
+    // What the cancelled request computed counts too.
+    count.computed = worker.activity().prefill_tokens as u32;
     count.check(&format!("{kind} cancelled {cancel_after:?}"), 1.1);
     assert_eq!(worker.complaints, [] as [String; 0]);
 }
