@@ -5,7 +5,9 @@
 //! The second one has an intercept, because on a GPU a small chunk costs nearly as much as a larger one: to halve the chunk there does not halve what
 //! it costs. Both are learnt from the last few dozen steps, so they follow the depth of the context and the load of the machine.
 //!
-//! The budget is a time per step that the user states, or [`SLOWDOWN`] times a step that only decodes.
+//! The budget is a time per step that the user states, or [`SLOWDOWN`] times a step that only decodes. Where that is too little for prompts to get on
+//! (on CPUs a few prompt tokens cost as much each as a decoded one, many together cost a third), they go in bursts instead: a larger chunk now and
+//! then, so seldom that streams keep that pace on average, and that fewer than one in twenty of their tokens is late.
 
 mod line;
 
@@ -15,6 +17,13 @@ use self::line::{Line, Prior};
 
 /// How much slower streams may get while a prompt is computed, if no time is stated.
 pub const SLOWDOWN: f64 = 1.5;
+
+/// Steps that only decode between two bursts, at least: fewer than five per cent of the tokens of a stream wait for one.
+const BURST_EVERY_STEPS: f64 = 21.0;
+
+/// Time of a burst, in steps that only decode, and at most, in seconds.
+const BURST_STEPS: f64 = 12.0;
+const BURST_SECONDS_MAX: f64 = 0.5;
 
 /// The part of the budget that is aimed at: predictions err to both sides.
 const HEADROOM: f64 = 0.95;
@@ -44,6 +53,8 @@ pub struct Pace {
     /// The most prompt tokens beside decoding that were measured lately; fades. Beyond twice that, lines are not trusted.
     reach_tokens: f64,
     mixed_steps: u32,
+    /// Steps that are to go by without prompt tokens.
+    rest_steps: u32,
 }
 
 impl Pace {
@@ -57,6 +68,7 @@ impl Pace {
             prefill: Line::new(Prior::Proportional),
             reach_tokens: f64::from(PROBE_TOKENS) / 2.0,
             mixed_steps: 0,
+            rest_steps: 0,
         }
     }
 
@@ -69,6 +81,7 @@ impl Pace {
         }
         if prefill_tokens == 0 {
             self.mixed_steps = 0;
+            self.rest_steps = self.rest_steps.saturating_sub(1);
             self.decode.observe(f64::from(decode_rows), seconds, 0.0);
             return;
         }
@@ -81,6 +94,10 @@ impl Pace {
         self.reach_tokens = tokens.max(0.98 * self.reach_tokens);
         let decode = self.decode.at(f64::from(decode_rows));
         self.prefill.observe(tokens, seconds - decode, decode);
+        if self.tpot.is_none() {
+            // By what such a chunk usually takes: a hiccup is not held against the prompt.
+            self.rest_steps = rest_steps(self.prefill.at(tokens), decode) as u32;
+        }
     }
 
     /// Predicted time of a step that only decodes so many rows; `None` before enough was measured.
@@ -101,8 +118,8 @@ impl Pace {
 
     /// The most prompt tokens for a step beside so many decode rows.
     ///
-    /// 0 now and then: the step is needed to learn how long one takes that only decodes. Two such steps never follow each other once
-    /// something was measured. Otherwise between 4 and a micro-batch, in multiples of 8 above 16.
+    /// 0 between two bursts, and now and then when a step is needed to learn how long one takes that only decodes. Otherwise between 4 and a
+    /// micro-batch, in multiples of 8 above 16.
     pub fn prefill_beside_decode_tokens(&self, decode_rows: u32) -> u32 {
         if decode_rows == 0 {
             return self.micro_batch_tokens;
@@ -115,18 +132,27 @@ impl Pace {
                 0
             };
         };
-        if self.mixed_steps >= MIXED_STEPS_MAX {
+        if self.mixed_steps >= MIXED_STEPS_MAX || self.rest_steps > 0 {
             return 0;
         }
         if self.prefill.samples() < SAMPLES_MIN {
             return self.bounded(f64::from(PROBE_TOKENS));
         }
         let decode = decode.as_secs_f64();
-        let budget = self
-            .tpot
-            .map_or(SLOWDOWN * decode, |tpot| tpot.as_secs_f64());
-        let tokens = self.prefill.reaches(HEADROOM * budget - decode);
-        self.bounded(tokens.min(2.0 * self.reach_tokens))
+        let within = |seconds: f64| self.prefill.reaches(seconds).min(2.0 * self.reach_tokens);
+        if let Some(tpot) = self.tpot {
+            return self.bounded(within(HEADROOM * tpot.as_secs_f64() - decode));
+        }
+        let steady = within((HEADROOM * SLOWDOWN - 1.0) * decode);
+        let burst = self.bounded(within(BURST_SECONDS_MAX.min(BURST_STEPS * decode)));
+        let cost = self.prefill.at(f64::from(burst));
+        let steady_speed = steady / (SLOWDOWN * decode);
+        let burst_speed = f64::from(burst) / (decode + cost + rest_steps(cost, decode) * decode);
+        if steady >= f64::from(FLOOR_TOKENS) && steady_speed >= burst_speed {
+            self.bounded(steady)
+        } else {
+            burst
+        }
     }
 
     fn bounded(&self, tokens: f64) -> u32 {
@@ -135,6 +161,16 @@ impl Pace {
             .min(self.micro_batch_tokens);
         if tokens > 16 { tokens / 8 * 8 } else { tokens }
     }
+}
+
+/// Steps without prompt tokens that make up for one in which these took `cost`, where a step without takes `decode`, both in seconds.
+fn rest_steps(cost: f64, decode: f64) -> f64 {
+    let allowed = (SLOWDOWN - 1.0) * decode;
+    // Predictions err: what is a little over is not a burst.
+    if cost <= 1.3 * allowed {
+        return 0.0;
+    }
+    (cost / allowed).ceil().max(BURST_EVERY_STEPS)
 }
 
 #[cfg(test)]

@@ -69,19 +69,18 @@ impl Machine {
         }
     }
 
-    /// Computes prompts beside `rows`; returns the mean time of those steps and the mean of their tokens.
+    /// Computes prompts beside `rows`; returns the mean time of all steps, and the mean of the tokens of those that had some.
     fn prefill(&mut self, pace: &mut Pace, rows: u32, steps: u32) -> (f64, f64) {
-        let (mut seconds, mut tokens, mut count) = (0.0, 0.0, 0.0);
+        let (mut seconds, mut tokens, mut count) = (0.0, 0.0, 0.0_f64);
         for _ in 0..steps {
             let share = pace.prefill_beside_decode_tokens(rows);
-            let took = self.step(pace, share, rows);
+            seconds += self.step(pace, share, rows);
             if share > 0 {
-                seconds += took;
                 tokens += f64::from(share);
                 count += 1.0;
             }
         }
-        (seconds / count, tokens / count)
+        (seconds / f64::from(steps), tokens / count.max(1.0))
     }
 }
 
@@ -110,6 +109,43 @@ fn streams_keep_one_and_a_half_times_their_pace() {
     }
 }
 
+/// Two cores and a small quantised model: a few prompt tokens cost nearly as much each as a decoded one, many together much less.
+const STEEP: Machine = Machine {
+    base: 0.003,
+    row: 0.008,
+    fixed: 0.060,
+    token: 0.003,
+    ..CPU
+};
+
+#[test]
+fn where_small_chunks_are_dear_prompts_go_in_bursts_that_few_tokens_wait_for() {
+    let mut machine = Machine {
+        noise: 0.05,
+        ..STEEP
+    };
+    let mut pace = Pace::new(None, MICRO_BATCH);
+    machine.decode(&mut pace, 3, 50);
+    machine.prefill(&mut pace, 3, 300);
+    let (mut tokens, mut seconds, mut slow) = (0, 0.0, 0);
+    for _ in 0..2000 {
+        let share = pace.prefill_beside_decode_tokens(3);
+        let took = machine.step(&mut pace, share, 3);
+        tokens += share;
+        seconds += took;
+        slow += u32::from(took > SLOWDOWN * machine.mean(0, 3));
+    }
+    assert!(slow < 100, "{slow} of 2000 steps were slow");
+    let mean = seconds / 2000.0 / machine.mean(0, 3);
+    assert!(
+        (1.3..=1.55).contains(&mean),
+        "{mean} times as slow on average"
+    );
+    // A third of the time at the speed of large chunks.
+    let speed = f64::from(tokens) / seconds;
+    assert!(speed > 0.2 / machine.token, "{speed} tokens/s");
+}
+
 #[test]
 fn a_stated_time_is_kept() {
     for (machine, tpot) in [(CPU, 0.1), (CPU, 0.025), (GPU, 0.06), (GPU, 0.09)] {
@@ -130,7 +166,7 @@ fn the_budget_is_used_and_kept_on_a_noisy_machine() {
                 };
                 let used = used_of_budget(noisy, None);
                 assert!(
-                    (0.85..=1.05).contains(&used),
+                    (0.8..=1.05).contains(&used),
                     "{name}, noise {noise}, seed {random}: {used}"
                 );
             }
@@ -141,7 +177,8 @@ fn the_budget_is_used_and_kept_on_a_noisy_machine() {
 #[test]
 fn a_fixed_cost_is_seen_so_that_chunks_are_not_cut_in_vain() {
     let mut machine = GPU;
-    let mut pace = Pace::new(None, MICRO_BATCH);
+    let tpot = Duration::from_secs_f64(SLOWDOWN * machine.mean(0, 3));
+    let mut pace = Pace::new(Some(tpot), MICRO_BATCH);
     machine.decode(&mut pace, 3, 50);
     machine.prefill(&mut pace, 3, 100);
     let (_, tokens) = machine.prefill(&mut pace, 3, 100);
@@ -179,7 +216,7 @@ fn slow_phases_of_the_machine_are_followed() {
             machine.prefill(&mut pace, 3, 100);
             let (seconds, _) = machine.prefill(&mut pace, 3, 200);
             let used = seconds / (SLOWDOWN * machine.mean(0, 3));
-            assert!((0.8..=1.1).contains(&used), "{name} at {slowness}: {used}");
+            assert!((0.8..=1.15).contains(&used), "{name} at {slowness}: {used}");
         }
     }
 }
@@ -232,7 +269,7 @@ fn hiccups_do_not_stop_prompts() {
 #[test]
 fn a_stale_pace_of_decoding_is_measured_anew_now_and_then() {
     let mut machine = GPU;
-    let mut pace = Pace::new(None, MICRO_BATCH);
+    let mut pace = Pace::new(Some(Duration::from_millis(60)), MICRO_BATCH);
     machine.decode(&mut pace, 3, 20);
     let mut without_prefill = 0;
     for _ in 0..650 {
@@ -275,9 +312,11 @@ proptest! {
             pace.observe(prefill, rows, Duration::from_micros(micros));
         }
         let mut tokens = pace.prefill_beside_decode_tokens(rows);
-        if tokens == 0 {
-            pace.observe(0, rows, Duration::from_millis(20));
-            tokens = pace.prefill_beside_decode_tokens(rows);
+        for _ in 0..100_000 {
+            if tokens == 0 {
+                pace.observe(0, rows, Duration::from_millis(20));
+                tokens = pace.prefill_beside_decode_tokens(rows);
+            }
         }
         prop_assert!((4..=micro_batch).contains(&tokens));
         prop_assert!(tokens <= 16 || tokens.is_multiple_of(8));
