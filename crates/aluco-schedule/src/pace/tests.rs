@@ -138,12 +138,12 @@ fn where_small_chunks_are_dear_prompts_go_in_bursts_that_few_tokens_wait_for() {
     assert!(slow < 100, "{slow} of 2000 steps were slow");
     let mean = seconds / 2000.0 / machine.mean(0, 3);
     assert!(
-        (1.3..=1.55).contains(&mean),
+        (1.5..=2.1).contains(&mean),
         "{mean} times as slow on average"
     );
-    // A third of the time at the speed of large chunks.
+    // Nearly half of the time, at nearly the speed of large chunks.
     let speed = f64::from(tokens) / seconds;
-    assert!(speed > 0.2 / machine.token, "{speed} tokens/s");
+    assert!(speed > 0.3 / machine.token, "{speed} tokens/s");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_budget_is_used_and_kept_on_a_noisy_machine() {
                 };
                 let used = used_of_budget(noisy, None);
                 assert!(
-                    (0.8..=1.05).contains(&used),
+                    (0.8..=1.2).contains(&used),
                     "{name}, noise {noise}, seed {random}: {used}"
                 );
             }
@@ -216,7 +216,7 @@ fn slow_phases_of_the_machine_are_followed() {
             machine.prefill(&mut pace, 3, 100);
             let (seconds, _) = machine.prefill(&mut pace, 3, 200);
             let used = seconds / (SLOWDOWN * machine.mean(0, 3));
-            assert!((0.8..=1.15).contains(&used), "{name} at {slowness}: {used}");
+            assert!((0.8..=1.4).contains(&used), "{name} at {slowness}: {used}");
         }
     }
 }
