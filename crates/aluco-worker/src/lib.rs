@@ -12,6 +12,7 @@ mod fingerprint;
 pub mod governor;
 pub mod hello;
 mod intake;
+mod keeping;
 mod log;
 mod memo;
 pub mod memory;

@@ -4,7 +4,7 @@
 //! the [`ModelLoop`].
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aluco_prefix::{Cut, DiskOptions, Fetched, Store, StoreOptions, disk};
+use aluco_prefix::Fetched;
 use aluco_proto::{
     ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
     LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Speculation, Timings, Token,
@@ -23,11 +23,10 @@ use aluco_proto::{
 
 use crate::{
     ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
-    fingerprint,
     governor::Governor,
     intake::Intake,
+    keeping,
     memo::TokenMemo,
-    memory::{Archive, MemoryClass},
     model_loop::{Activity, ModelLoop, Start, Tools},
     outbox::{Outbox, Pulse},
     prompt::{self, PromptMaker},
@@ -43,17 +42,6 @@ const LOGPROBS_MAX: u32 = 20;
 
 /// Longer stop strings are compared for nothing: they are longer than any paragraph.
 const STOP_BYTES_MAX: usize = 4096;
-
-/// Tokens of a block of the prefix store.
-const BLOCK_TOKENS: usize = 256;
-
-/// The share of the machine's memory that stored prompts may have unless asked otherwise, and most bytes of it.
-const RAM_SHARE: u64 = 16;
-const RAM_BYTES_MAX: u64 = 8 << 30;
-
-/// The same for the file system.
-const DISK_SHARE: u64 = 5;
-const DISK_BYTES_MAX: u64 = 64 << 30;
 
 /// llama.cpp splits text by `std::regex`, which recurses once per character in runs of like ones, with up to 210 bytes of stack each
 /// (measured with the pre-tokenizers gpt-4o, tekken and falcon). The memory is reserved and not used until it is needed.
@@ -269,7 +257,7 @@ fn load_parts(
         .threads
         .is_none()
         .then(|| Governor::new(info.threads));
-    let (archive, store) = open_store(engine, &model, &mut context, path, options);
+    let (archive, store) = keeping::open(engine, &model, &mut context, path, options);
     Ok(Parts {
         model,
         templates,
@@ -287,82 +275,6 @@ fn load_parts(
             speculates: options.speculation == Speculation::Auto,
         },
     })
-}
-
-/// Finds out how the memory of a model can be kept, and opens the store of its prompts.
-fn open_store(
-    engine: Engine,
-    model: &Model,
-    context: &mut Context,
-    path: &Path,
-    options: &LoadOptions,
-) -> (Archive, Option<Store>) {
-    let ram_bytes = options.cache.ram_bytes.unwrap_or_else(default_ram_bytes);
-    if ram_bytes == 0 && options.cache.device_tokens == Some(0) {
-        return (Archive::off(), None);
-    }
-    let archive = Archive::probe(context);
-    if ram_bytes == 0 || archive.class() == MemoryClass::Off {
-        return (archive, None);
-    }
-    let (fingerprint, facts) = match fingerprint::of(engine, model, path, options) {
-        Ok(found) => found,
-        Err(error) => {
-            // The model was read a moment ago, so this is worth a word.
-            tracing::warn!(
-                "prompts are not stored, since {} could not be read again: {error}",
-                path.display()
-            );
-            return (archive, None);
-        }
-    };
-    let disk = options.cache.folder.clone().and_then(|root| {
-        let bytes = options
-            .cache
-            .disk_bytes
-            .unwrap_or_else(|| default_disk_bytes(&root));
-        (bytes > 0).then_some(DiskOptions { root, bytes })
-    });
-    let (store, error) = Store::open(StoreOptions {
-        fingerprint,
-        facts,
-        block_tokens: match archive.class() {
-            MemoryClass::Whole => usize::MAX,
-            _ => BLOCK_TOKENS,
-        },
-        cut: match archive.class() {
-            MemoryClass::Blocks => Cut::Anywhere,
-            _ => Cut::Tails,
-        },
-        ram_bytes,
-        disk,
-    });
-    if let Some(error) = error {
-        tracing::warn!("prompts are kept in memory alone: {error}");
-    }
-    if let Some(difference) = store.computed_otherwise() {
-        tracing::info!(
-            "prompts of this model lie on disk that were computed otherwise and cannot be used: {difference}"
-        );
-    }
-    (archive, Some(store))
-}
-
-/// A sixteenth of the machine's memory, at most 8 GiB.
-fn default_ram_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| {
-        let rest = line.strip_prefix("MemTotal:")?;
-        rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
-    });
-    total.map_or(0, |kib| (kib * 1024 / RAM_SHARE).min(RAM_BYTES_MAX))
-}
-
-/// A fifth of what is free where the folder is, or was before it filled up, at most 64 GiB.
-fn default_disk_bytes(root: &Path) -> u64 {
-    let used: u64 = disk::folders(root).iter().map(|folder| folder.bytes).sum();
-    let free = disk::free_bytes(root).unwrap_or(0);
-    ((free + used) / DISK_SHARE).min(DISK_BYTES_MAX)
 }
 
 /// The context that these options ask for.

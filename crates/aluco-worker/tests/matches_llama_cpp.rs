@@ -88,21 +88,6 @@ fn reference(path: &Path, prompt: &[Token], count: usize, options: &LoadOptions)
     }
 }
 
-fn tokens_of(worker: &mut Worker, text: &str) -> Vec<Token> {
-    let request = worker.request();
-    worker.send(&aluco_proto::Command::Tokenize {
-        request,
-        model: aluco_proto::ModelHandle(1),
-        text: text.to_owned(),
-        add_special: true,
-        parse_special: true,
-    });
-    match worker.event() {
-        aluco_proto::Event::Tokens { tokens, .. } => tokens,
-        other => panic!("{other:?}"),
-    }
-}
-
 fn compare(flash_attention: FlashAttention) {
     let options = LoadOptions {
         context_tokens: Some(2048),
@@ -122,7 +107,7 @@ fn compare(flash_attention: FlashAttention) {
         (story.repeat(20), Some(128)),
         (story.repeat(30), None),
     ] {
-        let mut prompt = tokens_of(&mut worker, &text);
+        let mut prompt = worker.tokenize(&text, true);
         if let Some(length) = length {
             prompt.truncate(length);
         }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use aluco_proto::{ChatPrompt, LoadOptions, Prompt, Token};
+use aluco_proto::{ChatPrompt, LoadOptions, Prompt};
 use support::{Worker, greedy};
 
 fn chat(messages: serde_json::Value) -> Prompt {
@@ -13,21 +13,6 @@ fn chat(messages: serde_json::Value) -> Prompt {
     })
 }
 
-fn tokens_of(worker: &mut Worker, text: &str) -> Vec<Token> {
-    let request = worker.request();
-    worker.send(&aluco_proto::Command::Tokenize {
-        request,
-        model: aluco_proto::ModelHandle(1),
-        text: text.to_owned(),
-        add_special: false,
-        parse_special: false,
-    });
-    match worker.event() {
-        aluco_proto::Event::Tokens { tokens, .. } => tokens,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn a_reply_that_the_tokenizer_would_cut_otherwise_is_not_computed_again() {
     let mut worker = Worker::start();
@@ -36,7 +21,7 @@ fn a_reply_that_the_tokenizer_would_cut_otherwise_is_not_computed_again() {
         threads: Some(2),
         ..LoadOptions::default()
     });
-    let letter = tokens_of(&mut worker, "o");
+    let letter = worker.tokenize("o", false);
     assert_eq!(letter.len(), 1);
     let question = serde_json::json!({"role": "user", "content": "Say o."});
     let mut spec = greedy(chat(serde_json::json!([question])), 16);
@@ -44,7 +29,7 @@ fn a_reply_that_the_tokenizer_would_cut_otherwise_is_not_computed_again() {
     let first = worker.run(spec);
     assert_eq!(first.text[0], "o".repeat(16));
     // The tokenizer takes fewer tokens for it.
-    assert!(tokens_of(&mut worker, &first.text[0]).len() < 16);
+    assert!(worker.tokenize(&first.text[0], false).len() < 16);
 
     let mut messages = vec![
         question,

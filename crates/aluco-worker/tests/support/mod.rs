@@ -128,6 +128,23 @@ impl Worker {
         }
     }
 
+    /// Tokens of a text; as the beginning of a prompt if `is_prompt`, else as letters in the middle of one.
+    #[allow(dead_code)] // Not every test binary needs it.
+    pub fn tokenize(&mut self, text: &str, is_prompt: bool) -> Vec<Token> {
+        let request = self.request();
+        self.send(&Command::Tokenize {
+            request,
+            model: ModelHandle(1),
+            text: text.to_owned(),
+            add_special: is_prompt,
+            parse_special: is_prompt,
+        });
+        match self.event() {
+            Event::Tokens { tokens, .. } => tokens,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn load(&mut self, options: LoadOptions) -> LoadedModel {
         self.load_file(&model_path(), options)
     }
