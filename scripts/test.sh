@@ -35,6 +35,9 @@ if command -v shellcheck >/dev/null; then
 fi
 scripts/tests/install-build-tools.sh
 
+step 'Benchmarks that count'
+python3 -m unittest discover --quiet benches/serving
+
 step 'Clippy'
 cargo clippy "${locked[@]}" --all-targets -- -D warnings
 
