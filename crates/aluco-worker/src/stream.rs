@@ -31,6 +31,8 @@ pub struct Stream {
     pub borders: Vec<u32>,
     /// What was kept on the way.
     pub checkpoints: Vec<Checkpoint>,
+    /// How many of its tokens were looked at for storing while it runs.
+    pub kept_tokens: u32,
     /// Whose it is, for what its entries in the prefix store are worth.
     pub origin: Origin,
     /// True once its last event was sent; its cells are free at the end of the step.
@@ -153,6 +155,7 @@ impl Stream {
         self.computed_tokens = 0;
         self.promised_tokens = 0;
         self.checkpoints.clear();
+        self.kept_tokens = 0;
         self.lookup.release();
         self.sequence.take()
     }
@@ -179,6 +182,7 @@ mod tests {
             promised_tokens: 10,
             borders: Vec::new(),
             checkpoints: Vec::new(),
+            kept_tokens: 0,
             origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),

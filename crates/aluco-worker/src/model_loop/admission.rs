@@ -53,6 +53,7 @@ impl ModelLoop {
                 promised_tokens: 0,
                 borders: self.borders(&start.prompt.borders, prompt_tokens),
                 checkpoints: Vec::new(),
+                kept_tokens: 0,
                 origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),

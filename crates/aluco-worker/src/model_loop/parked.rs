@@ -88,6 +88,8 @@ impl ModelLoop {
             self.steps_since_piece = 0;
             if let Some(index) = self.parked.iter().position(|parked| !parked.is_stored) {
                 self.store_next(index);
+            } else {
+                self.store_running();
             }
         }
         while self.parked_tokens() > self.device_tokens_max {
@@ -97,6 +99,51 @@ impl ModelLoop {
             };
             let parked = self.parked.remove(index);
             self.free_sequence(parked.sequence);
+        }
+    }
+
+    /// Stores a block of a stream that runs: a conversation whose next turn always comes at once is never parked for long.
+    fn store_running(&mut self) {
+        let class = self.archive.class();
+        let (Some(store), MemoryClass::Blocks | MemoryClass::Checkpoints) =
+            (self.store.clone(), class)
+        else {
+            return;
+        };
+        let block = store.block_tokens() as u32;
+        let Some(index) = self.running.iter().position(|stream| {
+            stream.origin != Origin::Side && stream.kept_tokens + block <= stream.computed_tokens
+        }) else {
+            return;
+        };
+        let stream = &mut self.running[index];
+        let namespace = self.generations[&stream.request].namespace.clone();
+        let computed = &stream.tokens[..stream.computed_tokens as usize];
+        let stored = store.stored_blocks(&namespace, computed) as u32 * block;
+        let begin = stored.max(stream.kept_tokens);
+        let end = begin + block;
+        stream.kept_tokens = end;
+        let (Some(sequence), true) = (stream.sequence, begin == stored) else {
+            return;
+        };
+        if end > stream.computed_tokens {
+            // All is stored so far.
+            stream.kept_tokens = stored;
+            return;
+        }
+        let tokens = &stream.tokens[..end as usize];
+        let Some(entry) = store.missing(&namespace, tokens, Kind::Block) else {
+            return;
+        };
+        let origin = stream.origin;
+        match self
+            .archive
+            .export_block(&mut self.context, sequence, begin, end)
+        {
+            Ok(payload) => {
+                store.insert(entry, payload, origin);
+            }
+            Err(error) => self.note_export_failure(&error),
         }
     }
 
