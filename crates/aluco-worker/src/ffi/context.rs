@@ -406,18 +406,7 @@ impl Context {
 
     /// Frees all cells of a sequence that no other shares.
     pub fn remove_sequence(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
-        let status = guarded("llama_memory_seq_rm", |message, message_bytes| {
-            // SAFETY: the context lives; the whole range of a sequence can be removed in every memory class.
-            unsafe { aluco_seq_rm(self.memory(), sequence, -1, message, message_bytes) }
-        })?;
-        if status == 0 {
-            Ok(())
-        } else {
-            Err(EngineError::Failed {
-                call: "llama_memory_seq_rm",
-                reason: "a whole sequence could not be removed".to_owned(),
-            })
-        }
+        self.remove_cells(sequence, -1, "a whole sequence could not be removed")
     }
 
     /// Frees the cells of a sequence from this position on. Only where memory can be cut at any token: a window would be silently wrong
@@ -427,26 +416,27 @@ impl Context {
         sequence: SequenceId,
         begin: u32,
     ) -> Result<(), EngineError> {
+        let refused = "the end of a sequence could not be removed";
+        self.remove_cells(sequence, begin as i32, refused)
+    }
+
+    fn remove_cells(
+        &mut self,
+        sequence: SequenceId,
+        begin: i32,
+        refused: &str,
+    ) -> Result<(), EngineError> {
         let status = guarded("llama_memory_seq_rm", |message, message_bytes| {
-            // SAFETY: the context lives; what cannot be removed is refused.
-            unsafe {
-                aluco_seq_rm(
-                    self.memory(),
-                    sequence,
-                    begin as i32,
-                    message,
-                    message_bytes,
-                )
-            }
+            // SAFETY: the context lives; the whole of a sequence can be removed in every memory class, and what cannot is refused.
+            unsafe { aluco_seq_rm(self.memory(), sequence, begin, message, message_bytes) }
         })?;
         if status == 0 {
-            Ok(())
-        } else {
-            Err(EngineError::Failed {
-                call: "llama_memory_seq_rm",
-                reason: "the end of a sequence could not be removed".to_owned(),
-            })
+            return Ok(());
         }
+        Err(EngineError::Failed {
+            call: "llama_memory_seq_rm",
+            reason: refused.to_owned(),
+        })
     }
 
     /// Empties all sequences.
