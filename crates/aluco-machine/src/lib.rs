@@ -1,3 +1,5 @@
 //! The machine: facts of the host, the doctor's rules over them, tuning with undo, telemetry, measurements.
 //!
 //! Everything is read below a root folder, `/` or a fixture, so that any machine can be replayed.
+
+pub mod doctor;
