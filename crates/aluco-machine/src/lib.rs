@@ -3,3 +3,4 @@
 //! Everything is read below a root folder, `/` or a fixture, so that any machine can be replayed.
 
 pub mod doctor;
+pub mod measure;

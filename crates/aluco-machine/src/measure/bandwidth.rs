@@ -1,0 +1,187 @@
+//! Memory bandwidth as STREAM counts it: `read` moves 8 bytes per element, `copy` 16, `triad` 24. The lines that a store has to fetch first
+//! are not counted, so figures are comparable with published ones, and copy and triad stay below what the memory really moves.
+
+use std::{
+    hint::black_box,
+    num::NonZeroUsize,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pulp::Arch;
+use serde::{Deserialize, Serialize};
+
+/// What is to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BandwidthOptions {
+    /// Threads that read and write at once.
+    pub threads: NonZeroUsize,
+    /// Bytes of each of the three arrays, over all threads. It has to be several times the last-level cache.
+    pub array_bytes: usize,
+    /// How often each kernel runs; the best run counts, as in STREAM.
+    pub rounds: u32,
+}
+
+/// Bytes per second of the best round of each kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// Threads that took part.
+    pub threads: usize,
+    /// Bytes of each array, over all threads.
+    pub array_bytes: usize,
+    /// `sum += a[i]`.
+    pub read: f64,
+    /// `c[i] = a[i]`.
+    pub copy: f64,
+    /// `a[i] = b[i] + s * c[i]`.
+    pub triad: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kernel {
+    Read,
+    Copy,
+    Triad,
+}
+
+impl Kernel {
+    const ALL: [Self; 3] = [Self::Read, Self::Copy, Self::Triad];
+
+    fn bytes_per_element(self) -> usize {
+        match self {
+            Self::Read => 8,
+            Self::Copy => 16,
+            Self::Triad => 24,
+        }
+    }
+}
+
+/// One thread's share of the arrays. Its thread touches them first, so that they lie near its core.
+struct Share {
+    a: Vec<f64>,
+    b: Vec<f64>,
+    c: Vec<f64>,
+}
+
+impl Share {
+    fn new(elements: usize) -> Self {
+        Self {
+            a: vec![1.0; elements],
+            b: vec![2.0; elements],
+            c: vec![0.5; elements],
+        }
+    }
+
+    fn run(&mut self, arch: Arch, kernel: Kernel) {
+        match kernel {
+            Kernel::Read => {
+                black_box(arch.dispatch(|| sum(&self.a)));
+            }
+            Kernel::Copy => arch.dispatch(|| self.c.copy_from_slice(&self.a)),
+            Kernel::Triad => arch.dispatch(|| {
+                for ((a, b), c) in self.a.iter_mut().zip(&self.b).zip(&self.c) {
+                    *a = b + 3.0 * c;
+                }
+            }),
+        }
+        black_box(&mut self.c);
+        black_box(&mut self.a);
+    }
+}
+
+/// A sum in many independent parts: one chain of additions would wait for the adder instead of for the memory.
+#[inline(always)]
+fn sum(values: &[f64]) -> f64 {
+    const LANES: usize = 32;
+    let mut parts = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f64 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (part, value) in parts.iter_mut().zip(chunk) {
+            *part += value;
+        }
+    }
+    parts.iter().sum::<f64>() + rest
+}
+
+/// Measures. Takes three times `array_bytes` of memory for a moment.
+pub(super) fn measure(options: &BandwidthOptions) -> Bandwidth {
+    let threads = options.threads.get();
+    let elements = (options.array_bytes / size_of::<f64>() / threads).max(1);
+    let barrier = Barrier::new(threads + 1);
+    let rounds = options.rounds.max(1);
+    let mut best = [Duration::MAX; Kernel::ALL.len()];
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let arch = Arch::new();
+                let mut share = Share::new(elements);
+                for kernel in Kernel::ALL {
+                    // One round more than is counted: pages and clocks settle in it.
+                    for _ in 0..=rounds {
+                        barrier.wait();
+                        share.run(arch, kernel);
+                        barrier.wait();
+                    }
+                }
+            });
+        }
+        for best in &mut best {
+            for round in 0..=rounds {
+                barrier.wait();
+                let start = Instant::now();
+                barrier.wait();
+                if round > 0 {
+                    *best = start.elapsed().min(*best);
+                }
+            }
+        }
+    });
+    let rate = |kernel: Kernel| {
+        let bytes = elements * threads * kernel.bytes_per_element();
+        bytes as f64 / best[kernel as usize].as_secs_f64().max(1e-9)
+    };
+    Bandwidth {
+        threads,
+        array_bytes: elements * threads * size_of::<f64>(),
+        read: rate(Kernel::Read),
+        copy: rate(Kernel::Copy),
+        triad: rate(Kernel::Triad),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_sums() {
+        let values: Vec<f64> = (0..1000_u32).map(f64::from).collect();
+        assert!((sum(&values) - 499_500.0).abs() < 1e-9);
+        assert!((sum(&values[..7]) - 21.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn every_kernel_has_a_rate_and_the_arrays_are_shared_out() {
+        let options = BandwidthOptions {
+            threads: NonZeroUsize::new(2).unwrap(),
+            array_bytes: 1 << 20,
+            rounds: 2,
+        };
+        let found = measure(&options);
+        assert_eq!((found.threads, found.array_bytes), (2, 1 << 20));
+        for rate in [found.read, found.copy, found.triad] {
+            assert!(rate.is_finite() && rate > 1e6, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn kernels_compute_what_they_say() {
+        let mut share = Share::new(100);
+        share.run(Arch::new(), Kernel::Triad);
+        assert!(share.a.iter().all(|a| (a - 3.5).abs() < 1e-12));
+        share.run(Arch::new(), Kernel::Copy);
+        assert_eq!(share.c, share.a);
+    }
+}
