@@ -265,6 +265,17 @@ impl Worker {
                 let worker = self.clone();
                 thread::spawn(move || worker.bench(request, &path, &spec));
             }
+            Command::Estimate {
+                request,
+                path,
+                options,
+            } => match read_script(&path) {
+                Ok(script) => {
+                    let memory = Model::new(ModelHandle(0), script, &options).loaded.memory;
+                    self.send(&Event::Estimated { request, memory });
+                }
+                Err(failure) => self.failed(request, failure),
+            },
             Command::Ping { sequence } => self.send(&Event::Pong {
                 sequence,
                 steps: self.steps.load(Ordering::Relaxed),

@@ -222,6 +222,7 @@ impl Connection {
                 | Event::Status { .. }
                 | Event::Tokens { .. }
                 | Event::Text { .. }
+                | Event::Estimated { .. }
                 | Event::Failed { .. } => {}
             }
         }
@@ -259,6 +260,7 @@ impl Connection {
             | Event::Unloaded { request, .. }
             | Event::Tokens { request, .. }
             | Event::Text { request, .. }
+            | Event::Estimated { request, .. }
             | Event::Bench { request, .. }
             | Event::Status { request, .. } => {
                 let route = self.routes().by_request.remove(&request);

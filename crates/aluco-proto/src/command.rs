@@ -87,6 +87,15 @@ pub enum Command {
         /// What to measure.
         spec: BenchSpec,
     },
+    /// Find out what a model would take, without reading or allocating its weights. Answered by `Estimated` or `Failed`.
+    Estimate {
+        /// Names this request.
+        request: RequestId,
+        /// The GGUF file; the first one if it is split.
+        path: PathBuf,
+        /// How it would be loaded.
+        options: LoadOptions,
+    },
     /// Heartbeat. Answered by `Pong` at once, also while models compute.
     Ping {
         /// Comes back in the answer.

@@ -71,6 +71,13 @@ pub enum Event {
         /// The figures.
         report: Box<BenchReport>,
     },
+    /// Answer to `Estimate`.
+    Estimated {
+        /// The question.
+        request: RequestId,
+        /// What a load would take, by device, as llama.cpp would account for it.
+        memory: Vec<DeviceMemory>,
+    },
     /// A request other than a generation ended in an error.
     Failed {
         /// The request.

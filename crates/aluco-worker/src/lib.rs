@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod cpu;
+pub mod estimate;
 pub mod ffi;
 mod fingerprint;
 pub mod governor;

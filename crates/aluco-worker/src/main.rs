@@ -6,11 +6,12 @@ use std::{
         fd::AsFd,
         unix::{net::UnixStream, process::CommandExt},
     },
+    path::PathBuf,
     process::ExitCode,
 };
 
 use aluco_worker::{
-    cpu,
+    cpu, estimate,
     ffi::{self, CpuBuild, Engine},
     hello, session,
 };
@@ -39,6 +40,12 @@ enum Command {
     Serve,
     /// Print as one line of JSON what this worker is and which devices it finds
     Probe,
+    /// Print what a model would take, one line of JSON for each line of load options on standard input
+    #[command(hide = true)]
+    Estimate {
+        /// The GGUF file; the first one if it is split
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +68,15 @@ fn main() -> ExitCode {
                 serde_json::to_string(&hello).expect("a hello has no maps with odd keys")
             );
             ExitCode::SUCCESS
+        }
+        Command::Estimate { file } => {
+            match estimate::answer_lines(Engine::start(), &file, std::io::stdin().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("aluco-worker: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Command::Serve => {
             if ENVIRONMENT

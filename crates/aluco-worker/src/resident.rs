@@ -232,14 +232,7 @@ fn load_parts(
         !is_abandoned.load(Ordering::Relaxed)
     })
     .map_err(|error| prompt::failure(&error))?;
-    let wanted = context_options(&model, options);
-    // llama.cpp would end the process over it.
-    if wanted.context_tokens < wanted.sequences_max.max(CONTEXT_TOKENS_MIN) {
-        return Err(prompt::invalid(format!(
-            "a context of {} tokens is too small: {CONTEXT_TOKENS_MIN} are the least, and one for each of {} sequences",
-            wanted.context_tokens, wanted.sequences_max
-        )));
-    }
+    let wanted = checked_context_options(&model, options)?;
     let mut context = Context::new(&model, &wanted).map_err(|error| prompt::failure(&error))?;
     let templates =
         ChatTemplates::new(&model, options.chat_template.as_deref()).map_err(|error| Failure {
@@ -275,6 +268,22 @@ fn load_parts(
             speculates: options.speculation == Speculation::Auto,
         },
     })
+}
+
+/// The context that these options ask for, or why there can be none.
+pub fn checked_context_options(
+    model: &Model,
+    options: &LoadOptions,
+) -> Result<ContextOptions, Failure> {
+    let wanted = context_options(model, options);
+    // llama.cpp would end the process over it.
+    if wanted.context_tokens < wanted.sequences_max.max(CONTEXT_TOKENS_MIN) {
+        return Err(prompt::invalid(format!(
+            "a context of {} tokens is too small: {CONTEXT_TOKENS_MIN} are the least, and one for each of {} sequences",
+            wanted.context_tokens, wanted.sequences_max
+        )));
+    }
+    Ok(wanted)
 }
 
 /// The context that these options ask for.

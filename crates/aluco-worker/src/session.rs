@@ -15,7 +15,7 @@ use aluco_proto::{
 };
 
 use crate::{
-    bench,
+    bench, estimate,
     ffi::Engine,
     hello, log,
     outbox::{Outbox, Pulse},
@@ -170,6 +170,16 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
             } => {
                 let (outbox, pulse) = (outbox.clone(), pulse.clone());
                 thread::spawn(move || bench::run(engine, request, &path, &spec, &outbox, &pulse));
+            }
+            Command::Estimate {
+                request,
+                path,
+                options,
+            } => {
+                let (outbox, pulse) = (outbox.clone(), pulse.clone());
+                thread::spawn(move || {
+                    estimate::run(engine, request, &path, &options, &outbox, &pulse);
+                });
             }
             Command::Ping { sequence } => outbox.send(&Event::Pong {
                 sequence,

@@ -51,9 +51,29 @@ impl Model {
     /// Loads a GGUF file (the first one if it is split). `progress` hears the share of weights read, 0 to 1, and returns false to
     /// give up.
     pub fn load(
+        engine: Engine,
+        path: &Path,
+        options: &ModelOptions,
+        progress: impl FnMut(f32) -> bool,
+    ) -> Result<Self, EngineError> {
+        Self::open(engine, path, options, false, progress)
+    }
+
+    /// Reads the header of a GGUF file and lays its tensors out without memory for them: all that can be done with such a model and
+    /// its contexts is to ask what they would hold.
+    pub fn outline(
+        engine: Engine,
+        path: &Path,
+        options: &ModelOptions,
+    ) -> Result<Self, EngineError> {
+        Self::open(engine, path, options, true, |_| true)
+    }
+
+    fn open(
         _engine: Engine,
         path: &Path,
         options: &ModelOptions,
+        is_outline: bool,
         mut progress: impl FnMut(f32) -> bool,
     ) -> Result<Self, EngineError> {
         let failed = |reason: String| EngineError::Load {
@@ -77,6 +97,11 @@ impl Model {
                 WeightLoading::Read => sys::LLAMA_LOAD_MODE_NONE,
                 WeightLoading::DirectIo => sys::LLAMA_LOAD_MODE_DIRECT_IO,
             };
+            if is_outline {
+                params.no_alloc = true;
+                // A mapping would be an allocation, which llama.cpp checks by assertion.
+                params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+            }
             params.progress_callback = Some(on_progress);
             params.progress_callback_user_data = (&raw mut progress).cast();
             sys::llama_model_load_from_file(c_path.as_ptr(), params)
