@@ -13,7 +13,7 @@ use std::{
 use aluco_worker::{
     cpu, estimate,
     ffi::{self, CpuBuild, Engine},
-    hello, session,
+    hello, session, threads,
 };
 use clap::{Parser, Subcommand};
 
@@ -46,6 +46,9 @@ enum Command {
         /// The GGUF file; the first one if it is split
         file: PathBuf,
     },
+    /// Print how fast the devices copy and multiply, as one line of JSON
+    #[command(hide = true)]
+    Measure,
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,22 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("aluco-worker: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Command::Measure => {
+            let threads = i32::try_from(threads::default_threads()).unwrap_or(1);
+            match Engine::start().device_speeds(threads) {
+                Ok(speeds) => {
+                    println!(
+                        "{}",
+                        serde_json::to_string(&speeds).expect("numbers and names")
+                    );
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("aluco-worker: {error}");
                     ExitCode::FAILURE
                 }
             }

@@ -9,11 +9,13 @@ mod backend;
 mod chat;
 mod context;
 mod model;
+mod speed;
 
 pub use backend::{CpuBuild, Device, Engine, EngineBuild};
 pub use chat::{ChatTemplates, RenderedChat};
 pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
+pub use speed::DeviceSpeed;
 
 use std::ffi::{CStr, c_char};
 
