@@ -12,4 +12,4 @@ mod tree;
 
 pub use key::{Entry, Fingerprint, Key, Kind, ParseKeyError};
 pub use store::{DiskOptions, Fetched, Found, FoundPart, Store, StoreOptions, StoreStatus, Tier};
-pub use tree::{Common, Cut, Origin, Part, Path, Payload, Tree};
+pub use tree::{Common, Cut, Followed, Origin, Part, Path, Payload, Place, Tree};

@@ -17,7 +17,7 @@ use aluco_proto::Token;
 use crate::{
     Entry, Fingerprint, Key, Kind,
     disk::{self, DiskError, Folder},
-    tree::{Common, Cut, Origin, Path, Payload, Tree},
+    tree::{self, Common, Cut, Followed, Origin, Path, Payload, Place, Tree},
 };
 
 /// Room that is left on the file system whatever the budget says.
@@ -273,6 +273,16 @@ impl Store {
     /// How far `tokens` go along with anything known, stored or not.
     pub fn common(&self, namespace: &str, tokens: &[Token]) -> Common {
         self.tree().common(&self.root(namespace), tokens)
+    }
+
+    /// The longest stored beginning of which `step` says, token by token, that it agrees with what is looked for: given the place before
+    /// a token, it tells how much is covered with it. For prompts whose text is known and whose tokens are not.
+    pub fn follow(
+        &self,
+        namespace: &str,
+        step: impl Fn(Place, Token) -> Option<usize>,
+    ) -> Followed {
+        tree::follow(|| self.tree(), &self.root(namespace), step)
     }
 
     /// How many leading blocks of `tokens` are stored.

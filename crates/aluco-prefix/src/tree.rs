@@ -2,6 +2,8 @@
 //!
 //! A node that has lost its payload stays for a while as a ghost, so that a later prompt can be told why it has to be computed again.
 
+mod following;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -9,6 +11,8 @@ use std::{
 
 use aluco_proto::Token;
 
+pub(crate) use self::following::follow;
+pub use self::following::{Followed, Place};
 use crate::{Entry, Key, Kind};
 
 /// Ghosts kept at most. Each holds no more than its tokens.
