@@ -3,4 +3,9 @@
 //! Everything is read below a root folder, `/` or a fixture, so that any machine can be replayed.
 
 pub mod doctor;
+mod error;
+pub mod facts;
 pub mod measure;
+pub mod root;
+
+pub use error::MachineError;

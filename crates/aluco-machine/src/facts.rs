@@ -1,0 +1,154 @@
+//! Facts: one typed snapshot of a machine. What could not be read is [`Known::Unknown`] with its reason, never a guess.
+//!
+//! A snapshot is read below a [`Root`], so a machine can be replayed from a fixture or from the bundle of a bug report. Rules ask a [`FactTree`] by
+//! name; programs use the fields, or the JSON that `aluco machine --json` writes.
+
+mod access;
+mod boot;
+mod container;
+mod cpu;
+mod disk;
+mod environment;
+mod firmware;
+mod gpu;
+mod iommu;
+mod kernel;
+mod kfd;
+mod known;
+mod limits;
+mod memory;
+mod modules;
+mod network;
+mod npu;
+mod power;
+mod process;
+mod software;
+mod system;
+mod tree;
+
+pub use access::{Access, DeviceNode};
+pub use boot::{Boot, BootLoader};
+pub use container::{Container, ContainerKind};
+pub use cpu::{Cpu, CpuMaker};
+pub use disk::{Disk, DiskKind, Folder};
+pub use environment::{Environment, Setting};
+pub use firmware::Firmware;
+pub use gpu::{ClockStep, Gpu, GpuMemory, GpuMetrics, Sensors, Throttle};
+pub use iommu::{Iommu, IommuMode};
+pub use kernel::{Kernel, KernelVersion};
+pub use kfd::{Kfd, KfdBank, KfdNode};
+pub use known::{Because, Known};
+pub use limits::{LimitLine, Limits};
+pub use memory::{Memory, MemoryDevice, Pressure, Swap};
+pub use modules::{ModuleOption, Modules};
+pub use network::{Link, LinkKind};
+pub use npu::Npu;
+pub use power::Power;
+pub use process::{Process, Processes, Role};
+use serde::{Deserialize, Serialize};
+pub use software::{Rocm, Software, Vulkan, VulkanDevice, VulkanIcd};
+pub use system::{Board, Distribution};
+pub use tree::{Fact, FactTree};
+
+use crate::root::Root;
+
+/// Everything that is known of a machine at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// What machine this is.
+    pub identity: Identity,
+    /// The processor.
+    pub cpu: Cpu,
+    /// Main memory, swap and what the kernel does with them.
+    pub memory: Memory,
+    /// The board and its BIOS.
+    pub board: Board,
+    /// The distribution.
+    pub distribution: Distribution,
+    /// The kernel that runs.
+    pub kernel: Kernel,
+    /// What starts it, and where its arguments are kept.
+    pub boot: Boot,
+    /// Parameters of the modules that matter, as they are and as they are configured.
+    pub modules: Modules,
+    /// The GPUs.
+    pub gpus: Vec<Gpu>,
+    /// What ROCm's kernel driver says of CPU and GPU.
+    pub kfd: Kfd,
+    /// Whether device addresses are translated.
+    pub iommu: Iommu,
+    /// Firmware packages and what lies around.
+    pub firmware: Firmware,
+    /// The Vulkan loader's drivers and devices.
+    pub vulkan: Vulkan,
+    /// ROCm and HIP.
+    pub rocm: Rocm,
+    /// Installed packages that matter.
+    pub software: Software,
+    /// Settings for AI programs that lie in the environment.
+    pub environment: Environment,
+    /// The NPU.
+    pub npu: Npu,
+    /// Power profiles and governors.
+    pub power: Power,
+    /// Resource limits.
+    pub limits: Limits,
+    /// Device nodes and who may use them.
+    pub access: Access,
+    /// Whether we are in a container, and which can be started.
+    pub container: Container,
+    /// Drives.
+    pub disks: Known<Vec<Disk>>,
+    /// Folders whose room matters: `/` and where models are.
+    pub folders: Vec<Folder>,
+    /// Network links.
+    pub links: Known<Vec<Link>>,
+    /// Programs that use the GPU or serve models.
+    pub processes: Processes,
+}
+
+/// What machine this is, told from the other facts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Identity {
+    /// Whether its GPU is that of Strix Halo: gfx1151 in the KFD topology, or the PCI id `1002:1586`.
+    pub strix_halo: Known<bool>,
+    /// The GPU by its usual name, such as `Radeon 8060S`, told from its compute units.
+    pub gpu_name: Known<String>,
+    /// Whether CPU and GPU share one memory.
+    pub unified_memory: Known<bool>,
+    /// What the memory can deliver at best, in bytes per second, told from its clock and width.
+    pub memory_bandwidth: Known<u64>,
+}
+
+/// What a snapshot is asked to look at besides the machine itself.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Folders whose room matters, such as the model store.
+    pub folders: Vec<String>,
+}
+
+impl Facts {
+    /// The GPU that matters: Strix Halo's, else the first that `amdgpu` drives, else the first.
+    pub fn primary_gpu(&self) -> Option<&Gpu> {
+        self.gpus.get(self.primary_gpu_index()?)
+    }
+
+    /// Its place in [`Facts::gpus`].
+    pub fn primary_gpu_index(&self) -> Option<usize> {
+        let position = |wanted: fn(&Gpu) -> bool| self.gpus.iter().position(wanted);
+        position(Gpu::is_strix_halo)
+            .or_else(|| position(|gpu| gpu.driver.get().is_some_and(|name| name == "amdgpu")))
+            .or((!self.gpus.is_empty()).then_some(0))
+    }
+
+    /// The snapshot as a tree in which facts are looked up by name.
+    pub fn tree(&self) -> FactTree {
+        FactTree::new(self)
+    }
+
+    /// Takes a snapshot.
+    pub fn collect(root: &Root, request: &Request) -> Self {
+        let _ = (root, request);
+        Self::default()
+    }
+}
