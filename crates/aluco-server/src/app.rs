@@ -1,6 +1,9 @@
 //! The routes and what they share.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
 
 use aluco_fleet::Fleet;
 use axum::{
@@ -11,7 +14,15 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ServerConfig, client::Keys, error::ApiError, guard, metrics::Metrics, native, openai};
+use crate::{
+    ServerConfig,
+    client::Keys,
+    error::ApiError,
+    guard,
+    metrics::Metrics,
+    native, openai,
+    resume::{self, Streams},
+};
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -21,11 +32,27 @@ pub(crate) struct App {
 
 struct Shared {
     fleet: Fleet,
-    config: ServerConfig,
-    keys: Keys,
+    /// What can change while the server runs.
+    live: RwLock<Live>,
+    streams: Streams,
     metrics: Metrics,
     /// Cancelled when a client asks the server to stop.
     stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Live {
+    config: Arc<ServerConfig>,
+    keys: Arc<Keys>,
+}
+
+impl Live {
+    fn new(config: ServerConfig) -> Self {
+        Self {
+            keys: Arc::new(Keys::new(&config)),
+            config: Arc::new(config),
+        }
+    }
 }
 
 impl App {
@@ -33,8 +60,8 @@ impl App {
         Self {
             shared: Arc::new(Shared {
                 fleet,
-                keys: Keys::new(&config),
-                config,
+                live: RwLock::new(Live::new(config)),
+                streams: Streams::default(),
                 metrics: Metrics::new(),
                 stop: CancellationToken::new(),
             }),
@@ -45,12 +72,31 @@ impl App {
         &self.shared.fleet
     }
 
-    pub(crate) fn config(&self) -> &ServerConfig {
-        &self.shared.config
+    /// The configuration that holds now.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.live().config
     }
 
-    pub(crate) fn keys(&self) -> &Keys {
-        &self.shared.keys
+    /// The keys that hold now.
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        self.live().keys
+    }
+
+    /// Puts another configuration in place. Requests that run go on under the one they began with.
+    pub(crate) fn reconfigure(&self, config: ServerConfig) {
+        let live = Live::new(config);
+        let place = self.shared.live.write();
+        *place.unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    fn live(&self) -> Live {
+        let live = self.shared.live.read();
+        live.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Streams that can be resumed.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.shared.streams
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -76,11 +122,15 @@ impl App {
             .route("/aluco/v1/tokenize", post(native::tokenize))
             .route("/aluco/v1/detokenize", post(native::detokenize))
             .route("/aluco/v1/render", post(native::render))
+            .route(
+                "/aluco/v1/streams/{id}",
+                get(resume::get).delete(resume::delete),
+            )
             .route("/aluco/v1/shutdown", post(native::shutdown))
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(middleware::from_fn_with_state(self.clone(), guard::watch))
-            .layer(guard::cross_origin(!self.keys().is_empty()))
+            .layer(guard::cross_origin(self.clone()))
             .with_state(self)
     }
 }

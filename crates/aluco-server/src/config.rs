@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use crate::PromptRules;
+use crate::{PromptRules, ResumeConfig};
 
 /// How the server works. The default is open to every program of this machine and to nobody else.
 #[derive(Clone)]
@@ -14,6 +14,8 @@ pub struct ServerConfig {
     pub isolation: Isolation,
     /// Changes to the messages of conversations; none by default.
     pub prompt_rules: PromptRules,
+    /// Streams that can be resumed.
+    pub resume: ResumeConfig,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
     /// How long a client may take to send a request's head, and again its body.
@@ -35,6 +37,7 @@ impl Default for ServerConfig {
             api_keys: Vec::new(),
             isolation: Isolation::default(),
             prompt_rules: PromptRules::default(),
+            resume: ResumeConfig::default(),
             body_bytes_max: 64 << 20,
             read_timeout: Duration::from_secs(60),
             accept_patience: Duration::from_secs(5),
@@ -51,6 +54,7 @@ impl fmt::Debug for ServerConfig {
             .field("api_keys", &self.api_keys.len())
             .field("isolation", &self.isolation)
             .field("prompt_rules", &self.prompt_rules.len())
+            .field("resume", &self.resume)
             .field("body_bytes_max", &self.body_bytes_max)
             .field("read_timeout", &self.read_timeout)
             .field("accept_patience", &self.accept_patience)

@@ -14,7 +14,7 @@ use axum::{
 };
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::{app::App, client::Client, error::ApiError};
+use crate::{app::App, client::Client, error::ApiError, resume::STREAM_ID};
 
 /// What programs ask again and again, and nobody wants to read about.
 const ROUTINE: [&str; 3] = ["/health", "/metrics", "/aluco/v1/status"];
@@ -93,7 +93,7 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
         Ok(client) => {
             request.extensions_mut().insert(Caller {
                 request_id: id,
-                client: client.cloned().unwrap_or_else(|| Client::at(peer)),
+                client: client.unwrap_or_else(|| Client::at(peer)),
                 is_local: peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback()),
             });
             let _running = app.metrics().begin();
@@ -169,7 +169,7 @@ fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// Lets a request through to its handler, and says whom its key stands for if it needs one.
-fn admit<'a>(app: &'a App, request: &Request) -> Result<Option<&'a Client>, ApiError> {
+fn admit(app: &App, request: &Request) -> Result<Option<Client>, ApiError> {
     let keys = app.keys();
     let headers = request.headers();
     if keys.is_empty() {
@@ -190,7 +190,7 @@ fn admit<'a>(app: &'a App, request: &Request) -> Result<Option<&'a Client>, ApiE
             "an API key is needed: send it as `Authorization: Bearer KEY`",
         ));
     };
-    keys.find(given).map(Some).ok_or_else(|| {
+    keys.find(given).cloned().map(Some).ok_or_else(|| {
         ApiError::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -237,13 +237,14 @@ fn from_this_machine(headers: &HeaderMap, uri: &Uri) -> Result<(), ApiError> {
 
 /// Lets web pages read replies: those of this machine, or with a key those of any site. Requests without a right to it are refused by
 /// [`watch`]; this answers the questions that browsers ask before (CORS).
-pub(crate) fn cross_origin(has_keys: bool) -> CorsLayer {
-    let allowed = AllowOrigin::predicate(move |origin, _| has_keys || is_local_origin(origin));
+pub(crate) fn cross_origin(app: App) -> CorsLayer {
+    let allowed =
+        AllowOrigin::predicate(move |origin, _| !app.keys().is_empty() || is_local_origin(origin));
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([REQUEST_ID])
+        .expose_headers([REQUEST_ID, STREAM_ID])
 }
 
 fn is_local_origin(origin: &HeaderValue) -> bool {

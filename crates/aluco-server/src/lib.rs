@@ -10,8 +10,8 @@
 //!
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
 //! the log, the metrics); `client` tells those apart who ask; `body` reads JSON; `openai` and `native` are the dialects; `hygiene` changes
-//! prompts by rules; `stream` turns the events of a generation into
-//! server-sent events; `error` is what goes wrong, in OpenAI's form.
+//! prompts by rules; `stream` gathers the events of a request's generations, `sse` writes them as server-sent events, and `resume` keeps
+//! those that a client may come back for; `error` is what goes wrong, in OpenAI's form.
 
 mod app;
 mod body;
@@ -23,10 +23,13 @@ mod hygiene;
 mod metrics;
 mod native;
 mod openai;
+mod resume;
 mod serve;
+mod sse;
 mod stream;
 
 pub use app::router;
 pub use config::{Isolation, ServerConfig, bind_refusal};
 pub use hygiene::{PromptRules, PromptRulesError};
+pub use resume::{ResumableStreams, ResumeConfig};
 pub use serve::serve;

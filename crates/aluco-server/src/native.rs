@@ -122,7 +122,8 @@ pub(crate) async fn render(
         messages::check_nesting(&format!("chat_template_kwargs.{name}"), argument)?;
     }
     let messages = messages::checked(body.messages)?;
-    let (messages, _) = app.config().prompt_rules.normalise(messages).await;
+    let config = app.config();
+    let (messages, _) = config.prompt_rules.normalise(messages).await;
     let chat = ChatPrompt {
         messages,
         template_arguments: body.chat_template_kwargs,

@@ -59,7 +59,7 @@ pub async fn serve(
         );
     }
     let app = App::new(fleet.clone(), config);
-    let stop = app.stop().clone();
+    let (stop, streams) = (app.stop().clone(), app.streams().clone());
     let router = app.router();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let peers = Peers::default();
@@ -87,6 +87,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    streams.close();
     tracing::info!("shutting down; running requests get {} s", limit.as_secs());
     fleet.shutdown(limit).await;
     if tokio::time::timeout(FLUSH_LIMIT, graceful.shutdown())

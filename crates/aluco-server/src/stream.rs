@@ -1,30 +1,19 @@
-//! The events of one request's generations, and how they become server-sent events.
+//! The events of one request's generations.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use aluco_fleet::{
     Fleet, FleetError,
     proto::{CacheReport, FinishReason, GenerationEvent, GenerationSpec, Miss, Timings, Usage},
 };
-use axum::{
-    body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use bytes::Bytes;
+use axum::http::StatusCode;
 use futures_util::{
     StreamExt,
     future::ready,
     stream::{self, BoxStream},
 };
-use serde_json::Value;
 
-use crate::{ServerConfig, app::App, error::ApiError, guard::Caller};
+use crate::{app::App, error::ApiError, guard::Caller};
 
 /// Tokens and times of all generations of a request.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,6 +98,10 @@ impl Feed {
             totals: Totals::default(),
             is_over: false,
         }
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
     }
 
     fn model(&self) -> &str {
@@ -209,123 +202,4 @@ fn events(
         .left_stream(),
         Err(error) => stream::once(ready(Err(error.into()))).right_stream(),
     })
-}
-
-/// How a dialect puts events into chunks.
-pub(crate) trait Form: Send + 'static {
-    /// The chunks that an event of a prompt becomes, as JSON.
-    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<String>;
-
-    /// The chunk that ends the stream, if one does.
-    fn last_chunk(&self, totals: &Totals) -> Option<Value>;
-}
-
-/// A streamed reply. What goes wrong before the request is accepted gets a status of its own, unless that takes longer than
-/// [`ServerConfig::accept_patience`], as the load of a large model does: then the stream begins, and errors come as its events.
-pub(crate) async fn respond<F: Form>(
-    config: &ServerConfig,
-    mut feed: Feed,
-    form: F,
-) -> Result<Response, ApiError> {
-    let first = tokio::time::timeout(config.accept_patience, feed.next()).await;
-    let mut events = EventStream {
-        feed,
-        form,
-        heartbeat_interval: config.heartbeat_interval,
-        activity: "loading or waiting".to_owned(),
-        frames: VecDeque::new(),
-        is_over: false,
-    };
-    match first {
-        Ok(first) => events.take(first?),
-        Err(_) => events.comment(),
-    }
-    let frames = stream::unfold(events, |mut events| async {
-        let frame = events.next().await?;
-        Some((Ok::<_, Infallible>(frame), events))
-    });
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache, no-transform"),
-        // nginx would otherwise collect the stream.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    let headers = headers.map(|(name, value)| (name, HeaderValue::from_static(value)));
-    Ok((headers, Body::from_stream(frames)).into_response())
-}
-
-struct EventStream<F> {
-    feed: Feed,
-    form: F,
-    heartbeat_interval: Duration,
-    /// What a heartbeat says.
-    activity: String,
-    frames: VecDeque<Bytes>,
-    is_over: bool,
-}
-
-impl<F: Form> EventStream<F> {
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(frame) = self.frames.pop_front() {
-                return Some(frame);
-            }
-            if self.is_over {
-                return None;
-            }
-            match tokio::time::timeout(self.heartbeat_interval, self.feed.next()).await {
-                Ok(Ok(event)) => self.take(event),
-                Ok(Err(error)) => {
-                    tracing::warn!(
-                        target: "aluco::access",
-                        request = self.feed.request_id,
-                        error = %error.to_json(),
-                        "stream failed"
-                    );
-                    self.data(&error.to_json());
-                    self.is_over = true;
-                }
-                Err(_) => self.comment(),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Option<(usize, GenerationEvent)>) {
-        let Some((prompt, event)) = event else {
-            if let Some(chunk) = self.form.last_chunk(&self.feed.totals) {
-                self.data(&chunk);
-            }
-            self.frames
-                .push_back(Bytes::from_static(b"data: [DONE]\n\n"));
-            self.is_over = true;
-            return;
-        };
-        match event {
-            GenerationEvent::Prefill {
-                processed_tokens,
-                prompt_tokens,
-            } => {
-                self.activity = format!("prefill {processed_tokens}/{prompt_tokens}");
-                if processed_tokens < prompt_tokens {
-                    self.comment();
-                }
-            }
-            GenerationEvent::Delta { .. } => "generating".clone_into(&mut self.activity),
-            _ => {}
-        }
-        for chunk in self.form.chunks(prompt, &event) {
-            self.data(&chunk);
-        }
-    }
-
-    fn data(&mut self, json: &impl std::fmt::Display) {
-        self.frames
-            .push_back(Bytes::from(format!("data: {json}\n\n")));
-    }
-
-    /// A line that clients skip: proxies see that the stream lives, and those who look see how far the prompt is.
-    fn comment(&mut self) {
-        self.frames
-            .push_back(Bytes::from(format!(": {}\n\n", self.activity)));
-    }
 }

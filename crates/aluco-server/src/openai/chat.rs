@@ -18,12 +18,15 @@ use crate::{
     error::ApiError,
     guard::Caller,
     hygiene::Applied,
-    stream::{Feed, Form, Totals, respond},
+    resume::Asked,
+    sse::{Form, respond},
+    stream::{Feed, Totals},
 };
 
 pub(crate) async fn complete(
     State(app): State<App>,
     caller: Caller,
+    Asked(asked): Asked,
     JsonBody(mut body): JsonBody<Body>,
 ) -> Result<Response, ApiError> {
     caller.may_use(&body.model)?;
@@ -31,7 +34,8 @@ pub(crate) async fn complete(
     let mut spec = spec(&mut body)?;
     if let Prompt::Chat(chat) = &mut spec.prompt {
         let messages = chat.messages.take();
-        let (messages, applied) = app.config().prompt_rules.normalise(messages).await;
+        let config = app.config();
+        let (messages, applied) = config.prompt_rules.normalise(messages).await;
         chat.messages = messages;
         for Applied { rule, messages } in applied {
             app.metrics().rule_applied(rule, messages);
@@ -55,7 +59,12 @@ pub(crate) async fn complete(
     };
     let feed = Feed::new(&app, &caller, &body.model, vec![spec]);
     if body.is_streamed() {
-        return respond(app.config(), feed, form).await;
+        let is_resumable = app
+            .config()
+            .resume
+            .streams
+            .includes(body.resumable.or(asked));
+        return respond(&app, &caller, feed, form, is_resumable).await;
     }
     Ok(Json(whole(feed, form).await?).into_response())
 }

@@ -26,6 +26,8 @@ pub(crate) struct Body {
     #[serde(default)]
     pub(super) stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    /// The stream goes on for a while if its client goes away, and can be asked for again.
+    pub(super) resumable: Option<bool>,
     pub(super) n: Option<u32>,
     max_tokens: Option<i64>,
     max_completion_tokens: Option<i64>,
@@ -226,6 +228,12 @@ impl Body {
             return Err(ApiError::unsupported(
                 "tool_choice",
                 "tools are not supported yet",
+            ));
+        }
+        if self.resumable == Some(true) && !self.is_streamed() {
+            return Err(ApiError::unsupported(
+                "resumable",
+                "only a stream can be resumed; ask for one with \"stream\": true",
             ));
         }
         if self.modalities.iter().flatten().any(|it| it != "text") {

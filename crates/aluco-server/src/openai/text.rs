@@ -15,7 +15,9 @@ use crate::{
     body::JsonBody,
     error::ApiError,
     guard::Caller,
-    stream::{Feed, Form, Totals, respond},
+    resume::Asked,
+    sse::{Form, respond},
+    stream::{Feed, Totals},
 };
 
 /// Most prompts of one request.
@@ -24,6 +26,7 @@ const PROMPTS_MAX: usize = 256;
 pub(crate) async fn complete(
     State(app): State<App>,
     caller: Caller,
+    Asked(asked): Asked,
     JsonBody(mut body): JsonBody<Body>,
 ) -> Result<Response, ApiError> {
     caller.may_use(&body.model)?;
@@ -59,7 +62,12 @@ pub(crate) async fn complete(
     };
     let feed = Feed::new(&app, &caller, &body.model, specs);
     if body.is_streamed() {
-        return respond(app.config(), feed, form).await;
+        let is_resumable = app
+            .config()
+            .resume
+            .streams
+            .includes(body.resumable.or(asked));
+        return respond(&app, &caller, feed, form, is_resumable).await;
     }
     Ok(Json(whole(feed, &form).await?).into_response())
 }

@@ -6,6 +6,7 @@ mod guarding;
 mod hostile;
 mod native;
 mod queueing;
+mod resuming;
 mod rules;
 mod streaming;
 mod text;
