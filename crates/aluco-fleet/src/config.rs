@@ -1,8 +1,10 @@
 //! How a fleet works.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use aluco_proto::{Backend, LoadOptions};
+
+use crate::KeepAlive;
 
 /// How a fleet works. [`FleetConfig::new`] gives defaults.
 #[derive(Debug, Clone)]
@@ -17,14 +19,16 @@ pub struct FleetConfig {
     pub backend: Option<Backend>,
     /// How models are loaded unless a request says otherwise.
     pub load_options: LoadOptions,
-    /// Models loaded at once; the one idle for longest goes when another is needed. At least 1.
+    /// What is different for some models, by any of their names.
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Models loaded at once; the one that is missed least goes when another is needed. At least 1.
     pub models_max: usize,
     /// Requests that may wait per model before the next is turned away. A quarter more may, of clients with few requests.
     pub queue_max: usize,
     /// How long a request waits for a busy model to make place for its own before it is turned away.
     pub place_timeout: Duration,
-    /// How long an idle model stays loaded. `None`: for ever.
-    pub keep_alive: Option<Duration>,
+    /// How long an idle model stays loaded, unless `models` or a request says otherwise.
+    pub keep_alive: KeepAlive,
     /// How long a worker may take from its start to its first frame.
     pub hello_timeout: Duration,
     /// Time between heartbeats.
@@ -40,6 +44,15 @@ pub struct FleetConfig {
     pub restart_backoff_max: Duration,
 }
 
+/// What is different for one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModelConfig {
+    /// How long it stays loaded when it is idle. `None`: as long as others.
+    pub keep_alive: Option<KeepAlive>,
+    /// Once loaded it stays: neither time nor another model makes it go.
+    pub pin: bool,
+}
+
 impl FleetConfig {
     /// Defaults: workers beside the running executable (or in `../libexec/aluco` and `../lib/aluco` from there), one heartbeat
     /// per second, three models, five minutes of keep-alive.
@@ -50,10 +63,11 @@ impl FleetConfig {
             worker_binary: None,
             backend: None,
             load_options: LoadOptions::default(),
+            models: BTreeMap::new(),
             models_max: 3,
             queue_max: 512,
             place_timeout: Duration::from_secs(60),
-            keep_alive: Some(Duration::from_secs(5 * 60)),
+            keep_alive: KeepAlive::default(),
             hello_timeout: Duration::from_secs(30),
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(15),

@@ -76,6 +76,18 @@ pub(crate) fn no_place(models_max: usize) -> Fault {
     })
 }
 
+/// All places are taken by models that stay.
+pub(crate) fn all_pinned(names: &[String]) -> Fault {
+    Fault::Failed(Failure {
+        kind: FailureKind::Overloaded,
+        message: format!(
+            "no place for this model: {} may be loaded at once, and these are pinned: {}; unload one of them first, or raise models_max",
+            names.len(),
+            names.join(", ")
+        ),
+    })
+}
+
 /// A worker's answer that does not fit the question.
 pub(crate) fn out_of_step() -> Fault {
     Fault::Failed(Failure {

@@ -1,24 +1,19 @@
 //! The fleet as its users see it.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aluco_proto::{
-    BenchReport, BenchSpec, ChatPrompt, Command, Event, FailureKind, GenerationSpec, LoadedModel,
-    ModelActivity, ModelHandle, RequestId, Token, WorkerHello,
+    BenchReport, BenchSpec, ChatPrompt, Command, Event, FailureKind, GenerationSpec, ModelHandle,
+    RequestId, Token, WorkerHello,
 };
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
-    FleetConfig, FleetError, FleetStatus, Generation, ModelState, ModelSummary, WorkerSummary,
+    FleetConfig, FleetError, Generation,
     connection::{CallError, Connection, Route},
     error::{Fault, out_of_step},
     generation::EventQueue,
     loading::{self, Lease},
-    residency::Stage,
     shared::{Owner, Shared},
     worker::Worker,
 };
@@ -27,10 +22,7 @@ use crate::{
 const ATTEMPTS_MAX: u32 = 3;
 
 /// The client of what is not a generation: short, and seldom waits.
-const NOBODY: &str = "";
-
-/// How long a worker may take to say what it does.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const NOBODY: &str = "";
 
 /// How long cancelled requests may take to end at shutdown.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
@@ -48,11 +40,8 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet without workers; they start on demand. Must be called within a tokio runtime.
     pub fn new(config: FleetConfig) -> Self {
-        let keep_alive = config.keep_alive;
         let shared = Arc::new(Shared::new(config));
-        if let Some(keep_alive) = keep_alive {
-            tokio::spawn(loading::unload_idle(shared.clone(), keep_alive));
-        }
+        tokio::spawn(loading::unload_idle(shared.clone()));
         Self {
             owner: Arc::new(Owner(shared)),
         }
@@ -101,12 +90,6 @@ impl Fleet {
             };
         }
         Err(self.lost_again().await)
-    }
-
-    /// Loads a model, or touches one that is loaded.
-    pub async fn load(&self, model: &str) -> Result<LoadedModel, FleetError> {
-        let lease = loading::acquire(self.shared(), model, NOBODY).await?;
-        Ok((*lease.ready.loaded).clone())
     }
 
     /// Unloads a model; its running requests end as cancelled. False if it was not loaded.
@@ -206,52 +189,6 @@ impl Fleet {
         Ok(report?)
     }
 
-    /// What the fleet does now.
-    pub async fn status(&self) -> FleetStatus {
-        let shared = self.shared();
-        let worker = shared.slot.running();
-        let activities = match &worker {
-            Some(worker) => activities(&worker.connection).await,
-            None => Vec::new(),
-        };
-        let workers = worker
-            .into_iter()
-            .filter(|worker| worker.connection.is_open())
-            .map(|worker| WorkerSummary {
-                hello: worker.hello.clone(),
-                started_at: worker.started_at,
-                restarts: shared.slot.restarts(),
-            })
-            .collect();
-        let (now, clock) = (Instant::now(), SystemTime::now());
-        let mut models: Vec<_> = shared
-            .state()
-            .residency
-            .iter()
-            .map(|(handle, resident)| ModelSummary {
-                name: resident.name.clone(),
-                state: match resident.stage {
-                    Stage::Queued => ModelState::Loading { progress: 0.0 },
-                    Stage::Loading { progress } => ModelState::Loading { progress },
-                    Stage::Ready | Stage::Unloading => ModelState::Ready,
-                },
-                loaded: resident.loaded().map(|loaded| (*loaded).clone()),
-                activity: activities
-                    .iter()
-                    .find(|activity| activity.model == handle)
-                    .cloned(),
-                requests: resident.requests,
-                expires_at: shared
-                    .config
-                    .keep_alive
-                    .and_then(|keep_alive| resident.expires_at(keep_alive))
-                    .map(|at| clock + at.saturating_duration_since(now)),
-            })
-            .collect();
-        models.sort_by(|one, other| one.name.cmp(&other.name));
-        FleetStatus { workers, models }
-    }
-
     /// The worker binary that the fleet uses, and what it says of itself. Nothing is started but for that question.
     pub async fn worker(&self) -> Result<(PathBuf, WorkerHello), FleetError> {
         let shared = self.shared();
@@ -289,7 +226,7 @@ impl Fleet {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.owner.0
     }
 
@@ -381,16 +318,5 @@ async fn ask_for_bench(
             Event::Bench { report, .. } => return Ok(*report),
             _ => return Err(out_of_step()),
         }
-    }
-}
-
-/// What the worker says it does; nothing if it does not say so in time.
-async fn activities(connection: &Arc<Connection>) -> Vec<ModelActivity> {
-    let Ok(mut replies) = connection.call(|request| Command::Status { request }) else {
-        return Vec::new();
-    };
-    match timeout(STATUS_TIMEOUT, replies.next()).await {
-        Ok(Ok(Event::Status { status, .. })) => status.models,
-        _ => Vec::new(),
     }
 }

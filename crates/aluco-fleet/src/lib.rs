@@ -18,14 +18,16 @@
 //!
 //! Inside: `locate` picks the worker binary; `process` keeps one process, from its start to its reaping; `connection` speaks with
 //! it; `heartbeat` and `restart` judge (pure); `slot` holds the running worker and starts it on demand; `residency` decides which
-//! models stay (pure); `loading` carries that out; `generation` queues events for a client; `fleet` is the outside of it all.
+//! models stay, `eviction` which one goes (both pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `fleet` is the outside of it all.
 
 mod config;
 mod connection;
 mod error;
+mod eviction;
 mod fleet;
 mod generation;
 mod heartbeat;
+mod keep_alive;
 mod loading;
 mod locate;
 mod process;
@@ -33,12 +35,17 @@ mod residency;
 mod restart;
 mod shared;
 mod slot;
+mod speed;
 mod status;
+mod wishes;
 mod worker;
 
 pub use aluco_proto as proto;
-pub use config::FleetConfig;
+pub use config::{FleetConfig, ModelConfig};
 pub use error::FleetError;
 pub use fleet::Fleet;
 pub use generation::Generation;
+pub use keep_alive::{KeepAlive, NoDuration};
+pub use speed::Speed;
 pub use status::{FleetStatus, ModelState, ModelSummary, WorkerSummary};
+pub use wishes::{LoadPlan, LoadWishes, RequestOptions};

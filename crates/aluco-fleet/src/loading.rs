@@ -1,10 +1,6 @@
 //! Carries out what `residency` decides: loads, unloads, and the clock that unloads what nobody uses.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use aluco_model::StoredModel;
 use aluco_proto::{Command, Event, Failure, FailureKind, LoadOptions, ModelHandle};
@@ -17,8 +13,8 @@ use tokio::{
 use crate::{
     FleetError,
     connection::{CallError, Connection},
-    error::{Fault, no_place, out_of_step},
-    residency::{Ready, Stage, Step},
+    error::{Fault, all_pinned, no_place, out_of_step},
+    residency::{Ready, Room, Stage, Step, Terms},
     shared::{RequestGuard, Shared, State},
 };
 
@@ -47,12 +43,14 @@ pub(crate) async fn acquire(
         admitted
     } else {
         let model = look_up(shared, name).await?;
+        let terms = terms(shared, name, &model.name).await;
         let mut state = shared.open_state()?;
         let handle = if let Some(handle) = state.residency.find(&model.name) {
             handle
         } else {
             let path = first_file(&model)?;
-            let handle = state.residency.insert(model.name, path, Instant::now());
+            let now = Instant::now();
+            let handle = state.residency.insert(model.name, path, terms, now);
             tokio::spawn(load(shared.clone(), handle));
             handle
         };
@@ -90,8 +88,10 @@ fn admit(
         .expect("the handle was just found under the same lock");
     let config = &shared.config;
     resident.admit(client, config.load_options.sequences_max, config.queue_max)?;
+    let outcome = resident.outcome.subscribe();
+    state.residency.touch(handle, Instant::now());
     let guard = RequestGuard::new(shared.clone(), handle, client.clone());
-    Ok((handle, guard, resident.outcome.subscribe()))
+    Ok((handle, guard, outcome))
 }
 
 /// Looks a model up in the store, which reads folders.
@@ -104,6 +104,40 @@ pub(crate) async fn look_up(shared: &Shared, name: &str) -> Result<StoredModel, 
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(FleetError::ShuttingDown),
     }
+}
+
+/// What the configuration says about a model, by whatever name it calls it.
+async fn terms(shared: &Shared, asked: &str, canonical: &str) -> Terms {
+    let config = &shared.config;
+    let mut terms = Terms {
+        keep_alive: config.keep_alive,
+        is_pinned: false,
+    };
+    if config.models.is_empty() {
+        return terms;
+    }
+    let (store, models) = (config.store.clone(), config.models.clone());
+    let (asked, canonical) = (asked.to_owned(), canonical.to_owned());
+    let of_this_model = move || {
+        models
+            .into_iter()
+            .filter(|(name, _)| {
+                *name == asked
+                    || *name == canonical
+                    || store.find(name).is_ok_and(|found| found.name == canonical)
+            })
+            .map(|(_, model)| model)
+            .collect::<Vec<_>>()
+    };
+    // It can only fail with the runtime, and then nothing is loaded either.
+    for model in tokio::task::spawn_blocking(of_this_model)
+        .await
+        .unwrap_or_default()
+    {
+        terms.keep_alive = model.keep_alive.unwrap_or(terms.keep_alive);
+        terms.is_pinned |= model.pin;
+    }
+    terms
 }
 
 /// Loads a queued model and tells all who wait for it.
@@ -287,10 +321,14 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
     let deadline = tokio::time::Instant::now() + shared.config.place_timeout;
     let mut changed = shared.changed().subscribe();
     loop {
-        // A victim is chosen and taken out of service under one lock, so that no request slips in between.
-        let leaving = {
+        // Victims are chosen and taken out of service under one lock, so that no request slips in between.
+        let leaving: Vec<Leaving> = {
             let mut state = shared.state();
-            match state.residency.next_step(handle, shared.config.models_max) {
+            let room = Room {
+                models_max: shared.config.models_max,
+                bytes_needed: 0,
+            };
+            match state.residency.next_step(handle, room, Instant::now()) {
                 Step::Load => {
                     if let Some(resident) = state.residency.get_mut(handle) {
                         resident.stage = Stage::Loading { progress: 0.0 };
@@ -298,16 +336,24 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
                     return Ok(());
                 }
                 Step::Gone => return Err(unloaded()),
-                Step::Evict(victim) => {
-                    take_out_of_service(&mut state, victim, "another model needs its place")
-                }
-                Step::Wait => None,
+                Step::Full(pinned) => return Err(all_pinned(&pinned)),
+                Step::Evict(victims) => victims
+                    .into_iter()
+                    .filter_map(|victim| {
+                        take_out_of_service(&mut state, victim, "another model needs its place")
+                    })
+                    .collect(),
+                Step::Wait => Vec::new(),
             }
         };
-        if let Some(leaving) = leaving {
-            leaving.unload(shared);
-        } else if timeout_at(deadline, changed.changed()).await.is_err() {
-            return Err(no_place(shared.config.models_max));
+        if leaving.is_empty() {
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                return Err(no_place(shared.config.models_max));
+            }
+        } else {
+            for leaving in leaving {
+                leaving.unload(shared);
+            }
         }
     }
 }
@@ -330,6 +376,8 @@ fn take_out_of_service(
         return None;
     }
     tracing::info!(model = resident.name, why, "a model is unloaded");
+    state.residency.forget_wishes(handle);
+    let resident = state.residency.get_mut(handle)?;
     if resident.stage != Stage::Ready {
         resident.outcome.send_replace(Some(Err(unloaded())));
     }
@@ -371,12 +419,12 @@ pub(crate) async fn unload(shared: &Arc<Shared>, handle: ModelHandle) {
 }
 
 /// Unloads models that nobody has used for the time they are kept. Ends with the fleet.
-pub(crate) async fn unload_idle(shared: Arc<Shared>, keep_alive: Duration) {
+pub(crate) async fn unload_idle(shared: Arc<Shared>) {
     let mut changed = shared.changed().subscribe();
     loop {
         let (leaving, next) = {
             let mut state = shared.state();
-            let (expired, next) = state.residency.expired(keep_alive, Instant::now());
+            let (expired, next) = state.residency.expired(Instant::now());
             let leaving: Vec<_> = expired
                 .into_iter()
                 .filter_map(|handle| {

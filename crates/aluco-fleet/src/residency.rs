@@ -4,13 +4,18 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aluco_proto::{LoadedModel, ModelHandle};
 use tokio::sync::watch;
 
-use crate::{connection::Connection, error::Fault};
+use crate::{
+    KeepAlive,
+    connection::Connection,
+    error::Fault,
+    eviction::{Candidate, Habit, Need, victims},
+};
 
 /// Names that are remembered for one model. There are endless ways to write a path.
 const NAMES_MAX: usize = 16;
@@ -20,6 +25,33 @@ const NAMES_MAX: usize = 16;
 pub(crate) struct Residency {
     residents: BTreeMap<ModelHandle, Resident>,
     next_handle: u32,
+    /// What is remembered of models by their canonical names, whether they are loaded or not: it outlives unloads and workers.
+    remembered: HashMap<String, Remembered>,
+}
+
+/// What the configuration says about one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Terms {
+    pub(crate) keep_alive: KeepAlive,
+    pub(crate) is_pinned: bool,
+}
+
+/// What requests have said and shown about one model.
+struct Remembered {
+    habit: Habit,
+    /// What the last request that said so wants, until the model is unloaded.
+    keep_alive: Option<KeepAlive>,
+    /// A request has pinned it.
+    is_pinned: bool,
+}
+
+/// How much may be loaded at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Models; at least one is let in.
+    pub(crate) models_max: usize,
+    /// Bytes that the others have to leave for the model that wants in.
+    pub(crate) bytes_needed: u64,
 }
 
 /// One of them.
@@ -29,6 +61,7 @@ pub(crate) struct Resident {
     /// Its file; the first one if it is split.
     pub(crate) path: PathBuf,
     pub(crate) stage: Stage,
+    terms: Terms,
     /// Requests in flight, those that wait for the load included.
     pub(crate) requests: usize,
     /// How many of them each client has.
@@ -66,12 +99,14 @@ pub(crate) struct Ready {
 }
 
 /// What a model that wants a place should do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Load: a place is free.
     Load,
-    /// Unload that model, then ask again.
-    Evict(ModelHandle),
+    /// Unload these models, then ask again.
+    Evict(Vec<ModelHandle>),
+    /// Give up: all places are taken by these models, which are pinned.
+    Full(Vec<String>),
     /// Ask again when something has changed.
     Wait,
     /// Nobody wants it any more.
@@ -91,14 +126,28 @@ impl Residency {
     }
 
     /// A model that waits for a place.
-    pub(crate) fn insert(&mut self, name: String, path: PathBuf, now: Instant) -> ModelHandle {
+    pub(crate) fn insert(
+        &mut self,
+        name: String,
+        path: PathBuf,
+        terms: Terms,
+        now: Instant,
+    ) -> ModelHandle {
         self.next_handle += 1;
         let handle = ModelHandle(self.next_handle);
+        self.remembered
+            .entry(name.clone())
+            .or_insert_with(|| Remembered {
+                habit: Habit::new(now),
+                keep_alive: None,
+                is_pinned: false,
+            });
         let resident = Resident {
             names: vec![name.clone()],
             name,
             path,
             stage: Stage::Queued,
+            terms,
             requests: 0,
             clients: HashMap::new(),
             idle_since: now,
@@ -155,8 +204,64 @@ impl Residency {
             .sum()
     }
 
-    /// What a queued model should do. One model goes at a time, so that no more go than needed.
-    pub(crate) fn next_step(&self, wanted: ModelHandle, models_max: usize) -> Step {
+    /// A model is used once more.
+    pub(crate) fn touch(&mut self, handle: ModelHandle, now: Instant) {
+        if let Some(remembered) = self.remembered_mut(handle) {
+            remembered.habit.touch(now);
+        }
+    }
+
+    /// A request says how long a model stays after it, and whether it is pinned; what it does not say stays as it was.
+    pub(crate) fn wish(
+        &mut self,
+        handle: ModelHandle,
+        keep_alive: Option<KeepAlive>,
+        is_pinned: Option<bool>,
+    ) {
+        if let Some(remembered) = self.remembered_mut(handle) {
+            remembered.keep_alive = keep_alive.or(remembered.keep_alive);
+            remembered.is_pinned = is_pinned.unwrap_or(remembered.is_pinned);
+        }
+    }
+
+    /// A model goes, so that the configuration holds again when it comes back.
+    pub(crate) fn forget_wishes(&mut self, handle: ModelHandle) {
+        if let Some(remembered) = self.remembered_mut(handle) {
+            remembered.keep_alive = None;
+            remembered.is_pinned = false;
+        }
+    }
+
+    fn remembered_mut(&mut self, handle: ModelHandle) -> Option<&mut Remembered> {
+        let resident = self.residents.get(&handle)?;
+        self.remembered.get_mut(&resident.name)
+    }
+
+    /// Neither time nor another model makes it go.
+    pub(crate) fn is_pinned(&self, resident: &Resident) -> bool {
+        let remembered = self.remembered.get(&resident.name);
+        resident.terms.is_pinned || remembered.is_some_and(|it| it.is_pinned)
+    }
+
+    /// How long it stays after its last request, if it is not pinned.
+    pub(crate) fn keep_alive(&self, resident: &Resident) -> KeepAlive {
+        self.remembered
+            .get(&resident.name)
+            .and_then(|it| it.keep_alive)
+            .unwrap_or(resident.terms.keep_alive)
+    }
+
+    /// When it goes if nobody asks for it. `None`: it is in use, not loaded, or stays for ever.
+    pub(crate) fn expires_at(&self, resident: &Resident) -> Option<Instant> {
+        if resident.stage != Stage::Ready || resident.requests > 0 || self.is_pinned(resident) {
+            return None;
+        }
+        let keep_alive = self.keep_alive(resident).duration()?;
+        resident.idle_since.checked_add(keep_alive)
+    }
+
+    /// What a queued model should do.
+    pub(crate) fn next_step(&self, wanted: ModelHandle, room: Room, now: Instant) -> Step {
         let Some(queued) = self.residents.get(&wanted) else {
             return Step::Gone;
         };
@@ -165,34 +270,74 @@ impl Residency {
         if self.residents.values().filter(is_same_file).any(has_left) {
             return Step::Wait;
         }
-        let places = self
-            .residents
-            .values()
-            .filter(|resident| resident.stage != Stage::Queued)
-            .count();
-        if places < models_max.max(1) {
+        let need = self.need(room);
+        if need == Need::default() {
             return Step::Load;
         }
-        if self.residents.values().any(has_left) {
+        // What leaves already may be enough.
+        if self.placed().any(has_left) {
             return Step::Wait;
         }
-        self.residents
-            .iter()
-            .filter(|(_, resident)| resident.stage == Stage::Ready && resident.requests == 0)
-            .min_by_key(|(_, resident)| resident.idle_since)
-            .map_or(Step::Wait, |(&handle, _)| Step::Evict(handle))
+        match victims(&self.candidates(now), need) {
+            Some(leaving) => Step::Evict(leaving),
+            None if self.placed().all(|resident| self.is_pinned(resident)) => {
+                Step::Full(self.placed().map(|it| it.name.clone()).collect())
+            }
+            None => Step::Wait,
+        }
     }
 
-    /// Models that have been idle for `keep_alive`, and when the next one will have been.
-    pub(crate) fn expired(
-        &self,
-        keep_alive: Duration,
-        now: Instant,
-    ) -> (Vec<ModelHandle>, Option<Instant>) {
+    /// The names of the models that would go now for one more. `None`: too few may go.
+    pub(crate) fn would_go(&self, room: Room, now: Instant) -> Option<Vec<String>> {
+        let leaving = victims(&self.candidates(now), self.need(room))?;
+        let names = leaving.iter().filter_map(|handle| {
+            let resident = self.residents.get(handle)?;
+            Some(resident.name.clone())
+        });
+        Some(names.collect())
+    }
+
+    /// Models that have a place, be it only until they are gone.
+    fn placed(&self) -> impl Iterator<Item = &Resident> {
+        self.residents
+            .values()
+            .filter(|resident| resident.stage != Stage::Queued)
+    }
+
+    /// What one more model needs of the others.
+    fn need(&self, room: Room) -> Need {
+        Need {
+            places: (self.placed().count() + 1).saturating_sub(room.models_max.max(1)),
+            bytes: room.bytes_needed,
+        }
+    }
+
+    /// The models that take requests, with what tells which is worth most.
+    fn candidates(&self, now: Instant) -> Vec<Candidate> {
+        self.residents
+            .iter()
+            .filter(|(_, resident)| resident.stage == Stage::Ready)
+            .map(|(&model, resident)| {
+                let loaded = resident.loaded();
+                let remembered = self.remembered.get(&resident.name);
+                Candidate {
+                    model,
+                    bytes: loaded.as_ref().map_or(0, |loaded| bytes(loaded)),
+                    load_ms: loaded.map(|loaded| loaded.load_ms),
+                    uses: remembered.map_or(0.0, |it| it.habit.uses(now)),
+                    idle: now.saturating_duration_since(resident.idle_since),
+                    must_stay: resident.requests > 0 || self.is_pinned(resident),
+                }
+            })
+            .collect()
+    }
+
+    /// Models that have been idle for as long as they are kept, and when the next one will have been.
+    pub(crate) fn expired(&self, now: Instant) -> (Vec<ModelHandle>, Option<Instant>) {
         let mut expired = Vec::new();
         let mut next = None;
         for (&handle, resident) in &self.residents {
-            let Some(at) = resident.expires_at(keep_alive) else {
+            let Some(at) = self.expires_at(resident) else {
                 continue;
             };
             if at <= now {
@@ -205,14 +350,15 @@ impl Residency {
     }
 }
 
-impl Resident {
-    /// When it goes if nobody asks for it. `None`: it is in use, or not loaded.
-    pub(crate) fn expires_at(&self, keep_alive: Duration) -> Option<Instant> {
-        (self.stage == Stage::Ready && self.requests == 0)
-            .then(|| self.idle_since.checked_add(keep_alive))
-            .flatten()
-    }
+/// All that a model holds, on all devices.
+fn bytes(loaded: &LoadedModel) -> u64 {
+    let devices = loaded.memory.iter();
+    devices
+        .map(|device| device.weights_bytes + device.context_bytes + device.compute_bytes)
+        .sum()
+}
 
+impl Resident {
     /// What it is and takes, once it is loaded.
     pub(crate) fn loaded(&self) -> Option<Arc<LoadedModel>> {
         match &*self.outcome.borrow() {
@@ -264,159 +410,4 @@ impl Resident {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Table {
-        residency: Residency,
-        start: Instant,
-    }
-
-    impl Table {
-        fn new() -> Self {
-            Self {
-                residency: Residency::default(),
-                start: Instant::now(),
-            }
-        }
-
-        fn add(&mut self, name: &str, stage: Stage, requests: usize, idle_s: u64) -> ModelHandle {
-            let handle = self
-                .residency
-                .insert(name.to_owned(), PathBuf::new(), self.start);
-            let resident = self.residency.get_mut(handle).expect("just inserted");
-            resident.stage = stage;
-            resident.requests = requests;
-            resident.idle_since = self.start + Duration::from_secs(1000 - idle_s);
-            handle
-        }
-    }
-
-    #[test]
-    fn a_free_place_is_taken() {
-        let mut table = Table::new();
-        table.add("a", Stage::Ready, 0, 10);
-        let wanted = table.add("b", Stage::Queued, 1, 0);
-        assert_eq!(table.residency.next_step(wanted, 2), Step::Load);
-    }
-
-    #[test]
-    fn the_longest_idle_model_without_requests_goes() {
-        let mut table = Table::new();
-        table.add("busy", Stage::Ready, 1, 100);
-        let idle = table.add("idle", Stage::Ready, 0, 50);
-        table.add("fresh", Stage::Ready, 0, 5);
-        let wanted = table.add("wanted", Stage::Queued, 1, 0);
-        assert_eq!(table.residency.next_step(wanted, 3), Step::Evict(idle));
-    }
-
-    #[test]
-    fn when_all_are_busy_or_one_is_already_going_the_new_one_waits() {
-        let mut table = Table::new();
-        table.add("busy", Stage::Ready, 1, 100);
-        table.add("loading", Stage::Loading { progress: 0.5 }, 0, 100);
-        let wanted = table.add("wanted", Stage::Queued, 1, 0);
-        assert_eq!(table.residency.next_step(wanted, 2), Step::Wait);
-        table.add("idle", Stage::Ready, 0, 50);
-        table.add("going", Stage::Unloading, 0, 50);
-        assert_eq!(table.residency.next_step(wanted, 4), Step::Wait);
-    }
-
-    #[test]
-    fn a_model_on_its_way_out_is_not_found_and_comes_back_only_when_it_is_out() {
-        let mut table = Table::new();
-        let old = table.add("a", Stage::Unloading, 0, 0);
-        assert_eq!(table.residency.find("a"), None);
-        let new = table.add("a", Stage::Queued, 1, 0);
-        assert_eq!(table.residency.find("a"), Some(new));
-        assert_eq!(table.residency.next_step(new, 9), Step::Wait);
-        table.residency.remove(old);
-        assert_eq!(table.residency.next_step(new, 9), Step::Load);
-        table.residency.remove(new);
-        assert_eq!(table.residency.next_step(new, 9), Step::Gone);
-    }
-
-    #[test]
-    fn a_limit_of_no_models_still_lets_one_in() {
-        let mut table = Table::new();
-        let wanted = table.add("a", Stage::Queued, 1, 0);
-        assert_eq!(table.residency.next_step(wanted, 0), Step::Load);
-    }
-
-    #[test]
-    fn idle_models_expire_and_busy_ones_do_not() {
-        let mut table = Table::new();
-        let old = table.add("old", Stage::Ready, 0, 300);
-        table.add("busy", Stage::Ready, 1, 300);
-        table.add("fresh", Stage::Ready, 0, 100);
-        let now = table.start + Duration::from_secs(1000);
-        let (expired, next) = table.residency.expired(Duration::from_secs(200), now);
-        assert_eq!(expired, [old]);
-        assert_eq!(next, Some(now + Duration::from_secs(100)));
-    }
-
-    #[test]
-    fn the_queue_of_a_model_is_bounded() {
-        let mut table = Table::new();
-        let handle = table.add("a", Stage::Loading { progress: 0.0 }, 0, 0);
-        let resident = table.residency.get_mut(handle).unwrap();
-        let client = "client".into();
-        for _ in 0..6 {
-            resident.admit(&client, 4, 2).unwrap();
-        }
-        let full = Err(Fault::Overloaded { waiting: 2 });
-        assert_eq!(resident.admit(&client, 4, 2), full);
-        assert_eq!(resident.requests, 6);
-    }
-
-    #[test]
-    fn one_client_cannot_shut_the_queue_for_others() {
-        let mut table = Table::new();
-        let handle = table.add("a", Stage::Ready, 0, 0);
-        let start = table.start;
-        let resident = table.residency.get_mut(handle).unwrap();
-        let [greedy, modest, late]: [Arc<str>; 3] = ["greedy", "modest", "late"].map(Into::into);
-        let mut admitted = |client: &Arc<str>| {
-            let taken = (0..100).take_while(|_| resident.admit(client, 2, 8).is_ok());
-            taken.count()
-        };
-        // Two run and eight wait; two more places are for others.
-        assert_eq!(admitted(&greedy), 10);
-        assert_eq!(admitted(&modest), 2);
-        assert_eq!(admitted(&late), 0, "the queue is full for all");
-        for client in [&greedy, &modest] {
-            resident.release(client, start);
-            assert!(resident.admit(&greedy, 2, 8).is_err());
-            resident.admit(&late, 2, 8).unwrap();
-        }
-        for (client, count) in [(&greedy, 9), (&modest, 1), (&late, 2)] {
-            for _ in 0..count {
-                resident.release(client, start);
-            }
-        }
-        assert_eq!(resident.requests, 0);
-        assert!(resident.clients.is_empty());
-    }
-
-    #[test]
-    fn a_model_is_found_under_every_name_it_was_asked_for() {
-        let mut table = Table::new();
-        let handle = table.add("org/model:Q4", Stage::Ready, 0, 0);
-        table.residency.add_name(handle, "model");
-        assert_eq!(table.residency.find("model"), Some(handle));
-        assert_eq!(table.residency.find("other"), None);
-    }
-    #[test]
-    fn endless_spellings_of_a_name_do_not_pile_up() {
-        let mut table = Table::new();
-        let handle = table.add("model", Stage::Ready, 0, 0);
-        for spelling in 0..1000 {
-            let name = format!("{}model", "./".repeat(spelling));
-            table.residency.add_name(handle, &name);
-            assert_eq!(table.residency.find(&name), Some(handle));
-        }
-        assert_eq!(table.residency.find("model"), Some(handle));
-        let resident = table.residency.get_mut(handle).unwrap();
-        assert_eq!(resident.names.len(), NAMES_MAX);
-    }
-}
+mod tests;

@@ -10,7 +10,10 @@ use aluco_proto::ModelHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{FleetConfig, error::Fault, residency::Residency, slot::Slot, worker::Nursery};
+use crate::{
+    FleetConfig, error::Fault, residency::Residency, slot::Slot, speed::Speedometer,
+    worker::Nursery,
+};
 
 /// The state of a fleet.
 pub(crate) struct Shared {
@@ -26,6 +29,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) residency: Residency,
+    pub(crate) speedometer: Speedometer,
     /// Names of models that only load with the prefix store off: the worker died while it found out how to keep their memory.
     pub(crate) without_store: HashSet<Arc<str>>,
     /// Measurements that run.

@@ -26,6 +26,7 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
         models_max: settings.models_max,
         queue_max: settings.queue_max,
         keep_alive: settings.keep_alive,
+        models: settings.model_configs(),
         ..FleetConfig::new(store(settings))
     }
 }

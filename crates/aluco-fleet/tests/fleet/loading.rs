@@ -175,7 +175,7 @@ async fn a_request_over_the_queue_of_its_model_is_turned_away_at_once() {
 #[tokio::test]
 async fn a_model_that_nobody_uses_is_unloaded_after_a_while_and_a_busy_one_is_not() {
     let mut world = World::new();
-    world.config.keep_alive = Some(Duration::from_millis(50));
+    world.config.keep_alive = Duration::from_millis(50).into();
     let busy = world.model("busy", &endless());
     let idle = world.model("idle", &Script::default());
     let fleet = world.fleet();
@@ -200,7 +200,7 @@ async fn a_model_that_nobody_uses_is_unloaded_after_a_while_and_a_busy_one_is_no
 #[tokio::test]
 async fn an_idle_model_says_when_it_will_go() {
     let mut world = World::new();
-    world.config.keep_alive = Some(Duration::from_secs(100));
+    world.config.keep_alive = Duration::from_secs(100).into();
     let model = world.model("m", &Script::default());
     let fleet = world.fleet();
     within(fleet.load(&model)).await.unwrap();
@@ -289,7 +289,7 @@ async fn a_file_that_cannot_be_loaded_is_told_and_the_next_request_tries_again()
 async fn no_request_is_lost_while_models_take_turns_in_one_place() {
     let mut world = World::new();
     world.config.models_max = 1;
-    world.config.keep_alive = Some(Duration::from_millis(1));
+    world.config.keep_alive = Duration::from_millis(1).into();
     let models = ["a", "b", "c"].map(|name| world.model(name, &Script::default()));
     let fleet = world.fleet();
     let clients: Vec<_> = (0..6)

@@ -6,4 +6,5 @@ mod dying;
 mod ending;
 mod generating;
 mod loading;
+mod staying;
 mod world;

@@ -45,6 +45,7 @@ pub(crate) fn run(args: &ConfigArgs, config: &Config) -> Outcome {
             Value::Null => "-".to_owned(),
             Value::String(text) => text,
             Value::Array(items) if items.is_empty() => "-".to_owned(),
+            Value::Object(entries) if entries.is_empty() => "-".to_owned(),
             other => other.to_string(),
         };
         table.row([key.name.to_owned(), value, origin.to_string()]);

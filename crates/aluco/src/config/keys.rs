@@ -103,6 +103,8 @@ const PLAIN: Key = Key {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -112,8 +114,49 @@ mod tests {
         let flags: BTreeSet<_> = KEYS.iter().filter_map(Key::flag).collect();
         assert_eq!(names.len(), KEYS.len());
         assert_eq!(variables.len(), KEYS.len());
-        assert_eq!(flags.len(), KEYS.len() - 1, "all but the token");
+        assert_eq!(
+            flags.len(),
+            KEYS.len() - 2,
+            "all but the token and the models"
+        );
         assert!(variables.iter().all(|name| name.starts_with("ALUCO_")));
+    }
+
+    #[test]
+    fn models_are_told_apart_in_sections_of_the_file_and_in_one_line() {
+        let models = &KEYS[index_of("models").unwrap()];
+        let set = |raw: &Raw| {
+            let mut settings = Settings::for_home("/home/owl".as_ref());
+            (models.set)(&mut settings, raw).map(|()| (models.get)(&settings))
+        };
+        let expected = json!({"owl:7b": {"keep_alive": "1h"}, "x": {}});
+        let in_file = Raw::Table(vec![
+            (
+                "owl:7b".to_owned(),
+                Raw::Table(vec![("keep_alive".to_owned(), Raw::Text("60m".into()))]),
+            ),
+            ("x".to_owned(), Raw::Table(Vec::new())),
+        ]);
+        assert_eq!(set(&in_file), Ok(expected.clone()));
+        for line in [
+            r#"{ "owl:7b" = { keep_alive = 3600 }, x = {} }"#,
+            r#"{"owl:7b": {"keep_alive": "1h"}, "x": {}}"#,
+        ] {
+            assert_eq!(set(&Raw::Word(line.into())), Ok(expected.clone()), "{line}");
+        }
+        for (line, complaint) in [
+            ("owl:7b", "expected a table"),
+            ("{ x = 5 }", "\"x\": expected a table"),
+            ("{ x = { ttl = 5 } }", "unknown key `ttl`"),
+            (
+                "{ x = { keep_alive = true } }",
+                "\"x\": keep_alive: expected a duration",
+            ),
+            ("{} \nurl = \"y\"", "expected a table"),
+        ] {
+            let error = set(&Raw::Word(line.into())).unwrap_err();
+            assert!(error.contains(complaint), "{error}");
+        }
     }
 
     #[test]
@@ -124,6 +167,7 @@ mod tests {
                 Value::String(text) => Raw::Text(text),
                 Value::Number(number) => Raw::Integer(number.as_i64().unwrap()),
                 Value::Array(_) => Raw::List(Vec::new()),
+                Value::Object(_) => Raw::Table(Vec::new()),
                 _ => continue,
             };
             let mut settings = defaults.clone();

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::{Config, KEYS, Origin, Raw, Settings, keys, ollama};
 use crate::failure::{Failure, Outcome};
@@ -219,7 +219,7 @@ impl Stack {
                 path: path.to_owned(),
                 line: Some(line_of(&text, key.span().start)),
             };
-            self.set(name, &raw_of(value.get_ref()), origin)
+            self.set(name, &value.get_ref().into(), origin)
                 .map_err(|reason| {
                     Failure::new(format!("{}: `{name}`: {reason}", at(value.span().start)))
                 })?;
@@ -292,28 +292,6 @@ fn read_bounded(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is over 1 MiB"));
     }
     Ok(text)
-}
-
-fn raw_of(value: &DeValue<'_>) -> Raw {
-    match value {
-        DeValue::String(text) => Raw::Text(text.as_ref().to_owned()),
-        DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
-            .map_or(Raw::Other("a huge integer"), Raw::Integer),
-        DeValue::Boolean(value) => Raw::Boolean(*value),
-        DeValue::Array(items) => {
-            let texts: Option<Vec<String>> = items
-                .iter()
-                .map(|item| item.get_ref().as_str().map(str::to_owned))
-                .collect();
-            texts.map_or(Raw::Other("a list of other things than text"), Raw::List)
-        }
-        DeValue::Float(float) => float
-            .as_str()
-            .parse()
-            .map_or(Raw::Other("a strange number"), Raw::Decimal),
-        DeValue::Datetime(_) => Raw::Other("a date"),
-        DeValue::Table(_) => Raw::Other("a table"),
-    }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

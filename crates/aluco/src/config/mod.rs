@@ -7,12 +7,14 @@ mod raw;
 mod units;
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Display},
     net::Ipv6Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use aluco_fleet::{KeepAlive, ModelConfig};
 use aluco_proto::{Backend, LoadOptions};
 use aluco_server::Isolation;
 
@@ -44,7 +46,11 @@ pub(crate) struct Settings {
     pub(crate) worker: Option<PathBuf>,
     pub(crate) models_max: usize,
     pub(crate) queue_max: usize,
-    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) keep_alive: KeepAlive,
+    /// By any of their names. What is pinned is in `pinned`.
+    pub(crate) models: BTreeMap<String, ModelConfig>,
+    pub(crate) pinned: Vec<String>,
+    pub(crate) preload: Vec<String>,
     pub(crate) body_bytes_max: u64,
     pub(crate) shutdown_limit: Duration,
     pub(crate) log_level: String,
@@ -80,7 +86,10 @@ impl Settings {
             worker: None,
             models_max: 3,
             queue_max: 512,
-            keep_alive: Some(Duration::from_secs(5 * 60)),
+            keep_alive: KeepAlive::default(),
+            models: BTreeMap::new(),
+            pinned: Vec::new(),
+            preload: Vec::new(),
             body_bytes_max: 64 << 20,
             shutdown_limit: Duration::from_secs(10),
             log_level: "info".to_owned(),
@@ -94,6 +103,15 @@ impl Settings {
         options.cache.folder =
             (options.cache.disk_bytes != Some(0)).then(|| self.cache_folder.clone());
         options
+    }
+
+    /// What is different for some models, the pinned ones included.
+    pub(crate) fn model_configs(&self) -> BTreeMap<String, ModelConfig> {
+        let mut models = self.models.clone();
+        for name in &self.pinned {
+            models.entry(name.clone()).or_default().pin = true;
+        }
+        models
     }
 
     /// The host and port as one address, with brackets around IPv6.

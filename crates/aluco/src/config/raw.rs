@@ -2,6 +2,10 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use aluco_fleet::KeepAlive;
+use serde_json::Value;
+use toml::de::{DeTable, DeValue};
+
 use super::units;
 
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -21,6 +25,8 @@ pub(crate) enum Raw {
     Boolean(bool),
     /// Several texts: of a file, or of a repeated flag.
     List(Vec<String>),
+    /// Values by name, in a section of a file.
+    Table(Vec<(String, Raw)>),
     /// Something that no key takes, such as a date; what it is.
     Other(&'static str),
 }
@@ -33,6 +39,7 @@ impl Raw {
             Self::Decimal(value) => value.to_string(),
             Self::Boolean(value) => value.to_string(),
             Self::List(_) => "a list".to_owned(),
+            Self::Table(_) => "a table".to_owned(),
             Self::Other(kind) => (*kind).to_owned(),
         }
     }
@@ -155,19 +162,33 @@ impl Raw {
         }
     }
 
-    /// A duration, or `None` for ever. Integers are seconds.
-    pub(crate) fn duration_or_forever(&self) -> Result<Option<Duration>, String> {
-        match self {
-            Self::Word(text) | Self::Text(text) => units::parse_duration(text),
-            Self::Integer(seconds) => Ok(u64::try_from(*seconds).ok().map(Duration::from_secs)),
-            _ => Err(self.expected("a duration such as \"30s\", \"5m\" or \"forever\"")),
-        }
+    /// How long an idle model stays loaded. Numbers are seconds.
+    pub(crate) fn keep_alive(&self) -> Result<KeepAlive, String> {
+        let text = match self {
+            Self::Word(text) | Self::Text(text) => text.clone(),
+            Self::Integer(seconds) => seconds.to_string(),
+            Self::Decimal(seconds) => format!("{seconds}s"),
+            _ => return Err(self.expected("a duration such as \"30s\", \"5m\" or \"forever\"")),
+        };
+        text.parse()
+            .map_err(|error: aluco_fleet::NoDuration| error.to_string())
     }
 
-    /// A duration with an end. Integers are seconds.
+    /// A duration with an end. Numbers are seconds.
     pub(crate) fn duration(&self) -> Result<Duration, String> {
-        self.duration_or_forever()?
+        self.keep_alive()?
+            .duration()
             .ok_or_else(|| self.expected("a duration such as \"30s\" or \"5m\""))
+    }
+
+    /// A table of a file by the names in it, or the same on one line in TOML or JSON.
+    pub(crate) fn table(&self) -> Result<Vec<(String, Raw)>, String> {
+        match self {
+            Self::Table(entries) => Ok(entries.clone()),
+            Self::Word(text) => inline_table(text)
+                .ok_or_else(|| self.expected("a table such as { \"NAME\" = { … } }")),
+            _ => Err(self.expected("a table")),
+        }
     }
 
     /// Levels of the log: one for all, or one for a part as in `aluco::worker=warn`, with commas between them. A word that is no
@@ -205,6 +226,82 @@ impl Raw {
             return Err(self.expected(&format!("a size from {least}")));
         }
         Ok(bytes)
+    }
+}
+
+/// What a value of TOML says.
+impl From<&DeValue<'_>> for Raw {
+    fn from(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.as_ref().to_owned()),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .map_or(Self::Other("a huge integer"), Self::Integer),
+            DeValue::Boolean(value) => Self::Boolean(*value),
+            DeValue::Array(items) => {
+                let texts: Option<Vec<String>> = items
+                    .iter()
+                    .map(|item| item.get_ref().as_str().map(str::to_owned))
+                    .collect();
+                texts.map_or(Self::Other("a list of other things than text"), Self::List)
+            }
+            DeValue::Float(float) => float
+                .as_str()
+                .parse()
+                .map_or(Self::Other("a strange number"), Self::Decimal),
+            DeValue::Datetime(_) => Self::Other("a date"),
+            DeValue::Table(entries) => Self::Table(
+                entries
+                    .iter()
+                    .map(|(name, value)| (name.get_ref().to_string(), value.get_ref().into()))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// The entries of `{ … }`, in TOML as in a file, or in JSON as this program shows it.
+fn inline_table(text: &str) -> Option<Vec<(String, Raw)>> {
+    let line = format!("table = {text}");
+    let Ok(parsed) = DeTable::parse(&line) else {
+        return of_json(text);
+    };
+    match parsed
+        .get_ref()
+        .values()
+        .next()
+        .map(|it| it.get_ref().into())
+    {
+        Some(Raw::Table(entries)) if parsed.get_ref().len() == 1 => Some(entries),
+        _ => None,
+    }
+}
+
+fn of_json(text: &str) -> Option<Vec<(String, Raw)>> {
+    let entries: serde_json::Map<String, Value> = serde_json::from_str(text).ok()?;
+    let raw = entries
+        .into_iter()
+        .map(|(name, value)| (name, value.into()));
+    Some(raw.collect())
+}
+
+/// What a value of JSON says.
+impl From<Value> for Raw {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::String(text) => Self::Text(text),
+            Value::Number(number) => number.as_i64().map_or_else(
+                || Self::Decimal(number.as_f64().unwrap_or(f64::NAN)),
+                Self::Integer,
+            ),
+            Value::Bool(value) => Self::Boolean(value),
+            Value::Object(entries) => Self::Table(
+                entries
+                    .into_iter()
+                    .map(|(name, value)| (name, value.into()))
+                    .collect(),
+            ),
+            Value::Array(_) | Value::Null => Self::Other("something else"),
+        }
     }
 }
 

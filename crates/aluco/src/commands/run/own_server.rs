@@ -1,8 +1,8 @@
 //! The very server that `aluco serve` runs, in this process, for nobody but this process.
 
-use std::{fs::File, io::Read, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Read, time::Duration};
 
-use aluco_fleet::{Fleet, FleetConfig};
+use aluco_fleet::{Fleet, FleetConfig, KeepAlive};
 use aluco_server::{Isolation, ServerConfig};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
@@ -29,7 +29,8 @@ impl OwnServer {
         let fleet_config = FleetConfig {
             models_max: 1,
             // The model is in use as long as this command runs, however long the user thinks.
-            keep_alive: None,
+            keep_alive: KeepAlive::Forever,
+            models: BTreeMap::new(),
             ..engine::fleet(settings)
         };
         fleet_config.store.find(model)?;

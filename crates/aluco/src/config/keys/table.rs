@@ -1,13 +1,14 @@
 //! The keys themselves: what each is called, takes and shows.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
+use aluco_fleet::{KeepAlive, ModelConfig};
 use aluco_proto::{Backend, FlashAttention, KvType, Speculation, WeightLoading};
 use aluco_server::Isolation;
 use serde_json::{Value, json};
 
 use super::{
-    super::{LogFormat, units},
+    super::{LogFormat, Raw, units},
     Key, PLAIN, Part,
 };
 
@@ -460,10 +461,64 @@ pub(crate) static KEYS: &[Key] = &[
         help: "How long an idle model stays loaded, such as 5m or forever",
         part: Part::Fleet,
         set: |settings, raw| {
-            settings.keep_alive = raw.duration_or_forever()?;
+            settings.keep_alive = raw.keep_alive()?;
             Ok(())
         },
-        get: |settings| json!(units::show_duration(settings.keep_alive)),
+        get: |settings| json!(settings.keep_alive),
+        ..PLAIN
+    },
+    Key {
+        name: "preload",
+        env: "ALUCO_PRELOAD",
+        value_name: "MODEL",
+        help: "Model to load at the start; may be given more than once",
+        part: Part::Fleet,
+        repeated: true,
+        set: |settings, raw| {
+            settings.preload = raw.list()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.preload),
+        ..PLAIN
+    },
+    Key {
+        name: "pin",
+        env: "ALUCO_PIN",
+        value_name: "MODEL",
+        help: "Model that stays once it is loaded; may be given more than once",
+        part: Part::Fleet,
+        repeated: true,
+        set: |settings, raw| {
+            settings.pinned = raw.list()?;
+            Ok(())
+        },
+        get: |settings| json!(settings.pinned),
+        ..PLAIN
+    },
+    Key {
+        name: "models",
+        // A section of the file: too much for one word.
+        flag: Some(""),
+        env: "ALUCO_MODELS",
+        value_name: "TABLE",
+        help: "What differs for one model: [models.\"NAME\"] with keep_alive",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.models = models(raw)?;
+            Ok(())
+        },
+        get: |settings| {
+            let models = settings.models.iter().map(|(name, model)| {
+                let keep_alive = model
+                    .keep_alive
+                    .map(|it| ("keep_alive".to_owned(), json!(it)));
+                (
+                    name.clone(),
+                    Value::Object(keep_alive.into_iter().collect()),
+                )
+            });
+            Value::Object(models.collect())
+        },
         ..PLAIN
     },
     Key {
@@ -516,7 +571,7 @@ pub(crate) static KEYS: &[Key] = &[
             settings.shutdown_limit = raw.duration()?;
             Ok(())
         },
-        get: |settings| json!(units::show_duration(Some(settings.shutdown_limit))),
+        get: |settings| json!(KeepAlive::For(settings.shutdown_limit)),
         ..PLAIN
     },
     Key {
@@ -546,6 +601,29 @@ pub(crate) static KEYS: &[Key] = &[
         ..PLAIN
     },
 ];
+
+/// The sections `[models."NAME"]`.
+fn models(raw: &Raw) -> Result<BTreeMap<String, ModelConfig>, String> {
+    let mut models = BTreeMap::new();
+    for (name, section) in raw.table()? {
+        let mut model = ModelConfig::default();
+        let within = |problem: String| format!("\"{name}\": {problem}");
+        for (key, value) in section.table().map_err(within)? {
+            match key.as_str() {
+                "keep_alive" => {
+                    let keep_alive = value.keep_alive();
+                    model.keep_alive =
+                        Some(keep_alive.map_err(|it| within(format!("keep_alive: {it}")))?);
+                }
+                _ => {
+                    return Err(within(format!("unknown key `{key}`; there is keep_alive")));
+                }
+            }
+        }
+        models.insert(name, model);
+    }
+    Ok(models)
+}
 
 fn auto(value: Option<u32>) -> Value {
     value.map_or_else(|| json!("auto"), |value| json!(value))

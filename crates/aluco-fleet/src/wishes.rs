@@ -1,0 +1,122 @@
+//! What callers may say about how long a model stays, and what they are told of its load.
+
+use std::time::Instant;
+
+use aluco_proto::{GenerationSpec, LoadedModel};
+
+use crate::{
+    Fleet, FleetError, Generation, KeepAlive,
+    fleet::NOBODY,
+    loading,
+    residency::{Room, Stage},
+};
+
+/// What a request says beside what is generated; nothing of it goes to a worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestOptions {
+    /// How long the model stays loaded after this request and those that follow, until it is unloaded or a request says otherwise.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// What a load says beside the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadWishes {
+    /// How long the model stays loaded when it is idle, until it is unloaded or a request says otherwise.
+    pub keep_alive: Option<KeepAlive>,
+    /// Neither time nor another model makes it go, until it is unloaded by name.
+    pub pin: bool,
+}
+
+/// What a load would do now.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LoadPlan {
+    /// The model's canonical name.
+    pub model: String,
+    /// It is loaded, or on its way in: nothing would be done.
+    pub is_loaded: bool,
+    /// Bytes of its files, which are about those of its weights in memory.
+    pub file_bytes: u64,
+    /// Models that would be unloaded for it.
+    pub unloads: Vec<String>,
+    /// It would have to wait: too many models have requests in flight, or are pinned.
+    pub waits: bool,
+}
+
+impl Fleet {
+    /// The same as [`Fleet::generate`], with something to say about the model.
+    pub async fn generate_with(
+        &self,
+        model: &str,
+        spec: GenerationSpec,
+        options: RequestOptions,
+    ) -> Result<Generation, FleetError> {
+        let generation = self.generate(model, spec).await?;
+        if options.keep_alive.is_some() {
+            let shared = self.shared();
+            {
+                let residency = &mut shared.state().residency;
+                if let Some(handle) = residency.find(generation.name()) {
+                    residency.wish(handle, options.keep_alive, None);
+                }
+            }
+            shared.notify();
+        }
+        Ok(generation)
+    }
+
+    /// Loads a model, or touches one that is loaded.
+    pub async fn load(&self, model: &str) -> Result<LoadedModel, FleetError> {
+        self.load_with(model, LoadWishes::default()).await
+    }
+
+    /// The same, with something to say about how long it stays.
+    pub async fn load_with(
+        &self,
+        model: &str,
+        wishes: LoadWishes,
+    ) -> Result<LoadedModel, FleetError> {
+        let shared = self.shared();
+        let lease = loading::acquire(shared, model, NOBODY).await?;
+        let is_pinned = wishes.pin.then_some(true);
+        shared
+            .state()
+            .residency
+            .wish(lease.handle, wishes.keep_alive, is_pinned);
+        Ok((*lease.ready.loaded).clone())
+    }
+
+    /// How far the load of a model is, from 0 to 1. `None`: it is loaded, or nobody loads it. Knows names that were asked for.
+    pub fn load_progress(&self, model: &str) -> Option<f32> {
+        let mut state = self.shared().state();
+        let handle = state.residency.find(model)?;
+        match state.residency.get_mut(handle)?.stage {
+            Stage::Queued => Some(0.0),
+            Stage::Loading { progress } => Some(progress),
+            Stage::Ready | Stage::Unloading => None,
+        }
+    }
+
+    /// What a load would do, without doing it.
+    pub async fn plan_load(&self, model: &str) -> Result<LoadPlan, FleetError> {
+        let shared = self.shared();
+        let stored = loading::look_up(shared, model).await?;
+        let state = shared.open_state()?;
+        let is_loaded = state.residency.find(&stored.name).is_some();
+        let room = Room {
+            models_max: shared.config.models_max,
+            bytes_needed: 0,
+        };
+        let unloads = if is_loaded {
+            Some(Vec::new())
+        } else {
+            state.residency.would_go(room, Instant::now())
+        };
+        Ok(LoadPlan {
+            model: stored.name,
+            is_loaded,
+            file_bytes: stored.size_bytes,
+            waits: unloads.is_none(),
+            unloads: unloads.unwrap_or_default(),
+        })
+    }
+}
