@@ -1,1 +1,12 @@
 //! Bytes before they are allocated: what a model will take, and who holds which part of the one pool of memory.
+
+mod bytes;
+mod predict;
+mod shape;
+
+pub use bytes::Bytes;
+pub use predict::{
+    CONTEXT_TOKENS_DEFAULT, Consumer, Item, MemoryPlan, Place, Setting, default_store_bytes,
+    predict,
+};
+pub use shape::{Attention, Experts, Layer, Shape, ShapeError, State};
