@@ -5,7 +5,10 @@
 pub mod doctor;
 mod error;
 pub mod facts;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fixture;
 pub mod measure;
 pub mod root;
 
 pub use error::MachineError;
+pub mod tune;

@@ -110,7 +110,7 @@ impl Bundle {
 
 impl Entry {
     /// The bytes of a file; `None` if this is none, an error if it has more than these or cannot be read.
-    fn bytes(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    pub(crate) fn bytes(&self, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, ReadError> {
         let too_large =
             || ReadError::new(path, Because::TooLarge).detail(format!("over {bytes_max} bytes"));
         let special = match self {
@@ -147,7 +147,7 @@ impl Entry {
         }
     }
 
-    fn node(&self) -> Node {
+    pub(crate) fn node(&self) -> Node {
         let kind = self.kind();
         let usual = if kind == NodeKind::Directory {
             0o755
