@@ -18,7 +18,7 @@ use crate::{
     ServerConfig,
     client::Keys,
     error::ApiError,
-    guard,
+    guard, loading,
     metrics::Metrics,
     native, openai,
     resume::{self, Streams},
@@ -117,7 +117,8 @@ impl App {
             .route("/v1/models", get(openai::models::list))
             .route("/v1/models/{*name}", get(openai::models::get))
             .route("/aluco/v1/status", get(native::status))
-            .route("/aluco/v1/models/load", post(native::load))
+            .route("/aluco/v1/load", post(loading::load))
+            .route("/aluco/v1/models/load", post(loading::load))
             .route("/aluco/v1/models/unload", post(native::unload))
             .route("/aluco/v1/tokenize", post(native::tokenize))
             .route("/aluco/v1/detokenize", post(native::detokenize))

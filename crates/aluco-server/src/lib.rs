@@ -20,6 +20,7 @@ mod config;
 mod error;
 mod guard;
 mod hygiene;
+mod loading;
 mod metrics;
 mod native;
 mod openai;

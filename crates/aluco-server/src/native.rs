@@ -2,7 +2,7 @@
 
 use aluco_fleet::{
     FleetStatus,
-    proto::{ChatPrompt, LoadedModel, Token},
+    proto::{ChatPrompt, Token},
 };
 use axum::{
     Json,
@@ -39,15 +39,6 @@ pub(crate) async fn status(State(app): State<App>) -> Json<FleetStatus> {
 #[derive(Deserialize)]
 pub(crate) struct ModelBody {
     model: String,
-}
-
-pub(crate) async fn load(
-    State(app): State<App>,
-    caller: Caller,
-    JsonBody(body): JsonBody<ModelBody>,
-) -> Result<Json<LoadedModel>, ApiError> {
-    caller.may_use(&body.model)?;
-    Ok(Json(app.fleet().load(&body.model).await?))
 }
 
 pub(crate) async fn unload(

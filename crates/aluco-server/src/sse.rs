@@ -11,6 +11,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use serde_json::Value;
+use tokio::time::{Instant, Interval};
 
 use crate::{
     app::App,
@@ -19,6 +20,9 @@ use crate::{
     resume,
     stream::{Feed, Totals},
 };
+
+/// Time between two looks at how far the load of a model is.
+const LOAD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a dialect puts events into chunks.
 pub(crate) trait Form: Send + 'static {
@@ -43,15 +47,23 @@ pub(crate) async fn respond<F: Form>(
         feed,
         form,
         activity: "loading or waiting".to_owned(),
+        has_begun: false,
+        load_look: tokio::time::interval_at(
+            Instant::now() + LOAD_LOOK_INTERVAL,
+            LOAD_LOOK_INTERVAL,
+        ),
         is_over: false,
     };
     let first = tokio::time::timeout(config.accept_patience, script.feed.next()).await;
     let first = match first {
         Ok(first) => script.take(first?),
-        Err(_) => Step {
-            has_progress: true,
-            ..Step::default()
-        },
+        Err(_) => {
+            script.look_at_load();
+            Step {
+                has_progress: true,
+                ..Step::default()
+            }
+        }
     };
     if is_resumable {
         return Ok(resume::begin(app, caller, script, first));
@@ -114,6 +126,10 @@ pub(crate) struct Script<F> {
     form: F,
     /// What a comment says.
     pub(crate) activity: String,
+    /// There was an event, so the model is loaded.
+    has_begun: bool,
+    /// When to look at the load again.
+    load_look: Interval,
     is_over: bool,
 }
 
@@ -123,7 +139,22 @@ impl<F: Form> Script<F> {
         if self.is_over {
             return None;
         }
-        match self.feed.next().await {
+        let next = loop {
+            if self.has_begun {
+                break self.feed.next().await;
+            }
+            tokio::select! {
+                next = self.feed.next() => break next,
+                _ = self.load_look.tick() => {}
+            }
+            if self.look_at_load() {
+                return Some(Step {
+                    has_progress: true,
+                    ..Step::default()
+                });
+            }
+        };
+        match next {
             Ok(event) => Some(self.take(event)),
             Err(error) => {
                 let error = error.to_json().to_string();
@@ -142,7 +173,19 @@ impl<F: Form> Script<F> {
         }
     }
 
+    /// True if the load of the model has come further.
+    fn look_at_load(&mut self) -> bool {
+        let Some(progress) = self.feed.load_progress() else {
+            return false;
+        };
+        let activity = format!("loading {:.0}%", progress.clamp(0.0, 1.0) * 100.0);
+        let has_come_further = activity != self.activity;
+        self.activity = activity;
+        has_come_further
+    }
+
     fn take(&mut self, event: Option<(usize, GenerationEvent)>) -> Step {
+        self.has_begun = true;
         let Some((prompt, event)) = event else {
             self.is_over = true;
             let last = self.form.last_chunk(self.feed.totals());

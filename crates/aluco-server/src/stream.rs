@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use aluco_fleet::{
-    Fleet, FleetError,
+    Fleet, FleetError, RequestOptions,
     proto::{CacheReport, FinishReason, GenerationEvent, GenerationSpec, Miss, Timings, Usage},
 };
 use axum::http::StatusCode;
@@ -62,6 +62,8 @@ type Numbered = (usize, Result<GenerationEvent, ApiError>);
 pub(crate) struct Feed {
     app: App,
     request_id: String,
+    /// The model by the name that the client has for it.
+    asked: String,
     /// Canonical name of the model, once it is known. Metrics go by it, since a client can spell a name in many ways.
     model: Arc<OnceLock<Arc<str>>>,
     generations: BoxStream<'static, Numbered>,
@@ -73,7 +75,13 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Nothing starts before [`Feed::next`] is called.
-    pub(crate) fn new(app: &App, caller: &Caller, model: &str, specs: Vec<GenerationSpec>) -> Self {
+    pub(crate) fn new(
+        app: &App,
+        caller: &Caller,
+        model: &str,
+        options: RequestOptions,
+        specs: Vec<GenerationSpec>,
+    ) -> Self {
         let name = Arc::new(OnceLock::new());
         let (fleet, asked, known) = (app.fleet().clone(), model.to_owned(), name.clone());
         let caches = vec![CacheReport::default(); specs.len()];
@@ -85,13 +93,15 @@ impl Feed {
                     namespace: client.namespace.to_string(),
                     ..spec
                 };
-                let events = events(fleet.clone(), asked.clone(), spec, known.clone());
+                let (fleet, asked, known) = (fleet.clone(), asked.clone(), known.clone());
+                let events = events(fleet, asked, options, spec, known);
                 events.map(move |event| (prompt, event)).boxed()
             })
             .flatten_unordered(GENERATIONS_MAX);
         Self {
             app: app.clone(),
             request_id: caller.request_id.clone(),
+            asked: model.to_owned(),
             model: name,
             generations: generations.boxed(),
             caches,
@@ -102,6 +112,11 @@ impl Feed {
 
     pub(crate) fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// How far the load of the model is, from 0 to 1, if it is being loaded.
+    pub(crate) fn load_progress(&self) -> Option<f32> {
+        self.app.fleet().load_progress(&self.asked)
     }
 
     fn model(&self) -> &str {
@@ -183,11 +198,12 @@ impl Drop for Feed {
 fn events(
     fleet: Fleet,
     model: String,
+    options: RequestOptions,
     spec: GenerationSpec,
     name: Arc<OnceLock<Arc<str>>>,
 ) -> impl stream::Stream<Item = Result<GenerationEvent, ApiError>> + Send {
     let started = async move {
-        let generation = fleet.generate(&model, spec).await?;
+        let generation = fleet.generate_with(&model, spec, options).await?;
         name.get_or_init(|| generation.name().clone());
         Ok(generation)
     };

@@ -57,7 +57,7 @@ pub(crate) async fn complete(
         wants_logprobs: spec.logprobs.is_some(),
         choices: vec![Choice::default(); spec.choices as usize],
     };
-    let feed = Feed::new(&app, &caller, &body.model, vec![spec]);
+    let feed = Feed::new(&app, &caller, &body.model, body.options(), vec![spec]);
     if body.is_streamed() {
         let is_resumable = app
             .config()

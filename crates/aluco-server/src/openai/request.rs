@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use aluco_fleet::proto::{Prompt, Sampling, Token};
+use aluco_fleet::{
+    KeepAlive, RequestOptions,
+    proto::{Prompt, Sampling, Token},
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -58,6 +61,8 @@ pub(crate) struct Body {
     tool_choice: Option<Value>,
     suffix: Option<String>,
     best_of: Option<u32>,
+    /// Ollama's: how long the model stays loaded after this.
+    keep_alive: Option<KeepAlive>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,6 +119,13 @@ impl Prompts {
 }
 
 impl Body {
+    /// What goes to the fleet and no further.
+    pub(super) fn options(&self) -> RequestOptions {
+        RequestOptions {
+            keep_alive: self.keep_alive,
+        }
+    }
+
     pub(super) fn is_streamed(&self) -> bool {
         self.stream.unwrap_or(false)
     }

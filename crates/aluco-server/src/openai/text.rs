@@ -60,7 +60,7 @@ pub(crate) async fn complete(
             .collect(),
         echoes,
     };
-    let feed = Feed::new(&app, &caller, &body.model, specs);
+    let feed = Feed::new(&app, &caller, &body.model, body.options(), specs);
     if body.is_streamed() {
         let is_resumable = app
             .config()

@@ -4,6 +4,7 @@ mod chat;
 mod ending;
 mod guarding;
 mod hostile;
+mod loading;
 mod native;
 mod queueing;
 mod resuming;

@@ -84,7 +84,7 @@ async fn a_long_prefill_and_a_long_load_send_comments() {
     };
     let model = world.model("m", &script);
     let lines = lines(world.chat(&model, json!({"stream": true})).await).await;
-    assert_eq!(lines[0], ": loading or waiting");
+    assert!(lines[0].starts_with(": loading "), "{lines:?}");
     let progress: Vec<_> = lines
         .iter()
         .filter(|line| line.starts_with(": prefill "))
