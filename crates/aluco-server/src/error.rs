@@ -114,7 +114,7 @@ impl From<ModelError> for ApiError {
             | ModelError::NotInCatalogue { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
             }
-            ModelError::NotGguf { .. } => {
+            ModelError::NotGguf { .. } | ModelError::Gguf { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "model_unusable", message).about("model")
             }
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_unusable", message)
@@ -154,9 +154,9 @@ impl From<Failure> for ApiError {
             FailureKind::ContextExceeded { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
             }
+            // Not 500, for which clients ask again by themselves: the next load would fail as well.
             FailureKind::LoadFailed => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_unusable", message)
-                    .about("model")
+                Self::new(StatusCode::BAD_REQUEST, "model_unusable", message).about("model")
             }
             FailureKind::OutOfMemory => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "out_of_memory", message)
@@ -167,7 +167,11 @@ impl From<Failure> for ApiError {
             FailureKind::WorkerLost => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "worker_lost", message)
             }
-            FailureKind::Engine | FailureKind::ModelNotLoaded => {
+            // It was unloaded before the request could begin, and the next one loads it again.
+            FailureKind::ModelNotLoaded => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unloaded", message)
+            }
+            FailureKind::Engine => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
             }
         }

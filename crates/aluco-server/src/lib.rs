@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
-//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON; `openai` and `native` are the dialects; `hygiene` changes
+//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON, `path` names; `openai` and `native` are the dialects; `hygiene` changes
 //! prompts by rules; `stream` gathers the events of a request's generations, `sse` writes them as server-sent events, and `resume` keeps
 //! those that a client may come back for; `error` is what goes wrong, in OpenAI's form.
 
@@ -24,6 +24,7 @@ mod loading;
 mod metrics;
 mod native;
 mod openai;
+mod path;
 mod resume;
 mod serve;
 mod sse;

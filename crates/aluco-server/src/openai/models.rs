@@ -2,17 +2,14 @@
 
 use aluco_fleet::Fleet;
 use aluco_model::{ModelError, StoredModel};
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
     app::{App, unix_seconds},
     error::ApiError,
     guard::Caller,
+    path::PathName,
 };
 
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
@@ -37,7 +34,7 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError
 pub(crate) async fn get(
     State(app): State<App>,
     caller: Caller,
-    Path(name): Path<String>,
+    PathName(name): PathName,
 ) -> Result<Json<Value>, ApiError> {
     caller.may_use(&name)?;
     let model = look(app.fleet(), move |store| store.find(&name)).await?;

@@ -2,14 +2,14 @@
 
 use axum::{
     Json,
-    extract::{FromRequestParts, Path, RawQuery, State},
+    extract::{FromRequestParts, RawQuery, State},
     http::{HeaderMap, HeaderName, request::Parts},
     response::Response,
 };
 use serde_json::{Value, json};
 
 use super::{truncated, with_id};
-use crate::{app::App, error::ApiError, guard::Caller, sse};
+use crate::{app::App, error::ApiError, guard::Caller, path::PathName, sse};
 
 const RESUMABLE: HeaderName = HeaderName::from_static("x-aluco-resumable");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -40,7 +40,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 pub(crate) async fn get(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathName(id): PathName,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -55,7 +55,7 @@ pub(crate) async fn get(
 pub(crate) async fn delete(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    PathName(id): PathName,
 ) -> Result<Json<Value>, ApiError> {
     let streams = app.streams();
     let recording = streams.find(&id, &caller.client)?;

@@ -2,6 +2,7 @@
 
 mod chat;
 mod ending;
+mod fuzz;
 mod guarding;
 mod hostile;
 mod loading;
