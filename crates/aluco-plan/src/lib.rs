@@ -1,7 +1,9 @@
 //! Bytes before they are allocated: what a model will take, and who holds which part of the one pool of memory.
 
 mod bytes;
+pub mod pool;
 mod predict;
+mod pressure;
 mod shape;
 
 pub use bytes::Bytes;
@@ -9,4 +11,5 @@ pub use predict::{
     CONTEXT_TOKENS_DEFAULT, Consumer, Item, MemoryPlan, Place, Setting, default_store_bytes,
     predict,
 };
+pub use pressure::{Pressure, PressureGauge, Reading};
 pub use shape::{Attention, Experts, Layer, Shape, ShapeError, State};
