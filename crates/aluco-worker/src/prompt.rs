@@ -1,10 +1,12 @@
 //! From a prompt in any form to token ids.
 
 mod borders;
+mod stored;
 mod truncate;
 
 use std::ops::Range;
 
+use aluco_prefix::Store;
 use aluco_proto::{
     ChatPrompt, Failure, FailureKind, GenerationSpec, Prompt, RequestId, Token, Truncate,
 };
@@ -13,6 +15,7 @@ use serde_json::Value;
 use crate::{
     ffi::{ChatTemplates, EngineError, Model, RenderedChat},
     memo::TokenMemo,
+    prompt::stored::Outline,
 };
 
 /// Longest text that is tokenized: about a million tokens. The tokenizer's stack is made for it.
@@ -40,6 +43,8 @@ pub(crate) struct PromptMaker<'a> {
     pub(crate) templates: &'a mut ChatTemplates,
     /// What was tokenized before.
     pub(crate) memo: &'a TokenMemo,
+    /// What was computed before, maybe by another process.
+    pub(crate) store: Option<&'a Store>,
     /// Tokens that one sequence can hold.
     pub(crate) context_tokens: u32,
 }
@@ -141,7 +146,8 @@ impl PromptMaker<'_> {
             .map_err(|error| failure(&error))?;
         let text = rendered.text();
         self.check_text(&text, spec)?;
-        let tokens = tokenize_chat(self.model, self.memo, &spec.namespace, &rendered, &text)
+        let tokens = self
+            .tokenize_chat(&spec.namespace, &rendered, &text)
             .map_err(|error| failure(&error))?;
         Ok(Conversation {
             messages,
@@ -186,6 +192,33 @@ impl PromptMaker<'_> {
         truncate::least(exchanges.len(), without, |it| it.tokens.len() <= fitting)
     }
 
+    /// Tokenizes a rendered conversation; what was tokenized or generated before keeps its tokens.
+    fn tokenize_chat(
+        &self,
+        namespace: &str,
+        rendered: &RenderedChat,
+        text: &str,
+    ) -> Result<Vec<Token>, EngineError> {
+        let rest = |begin| tokenize_rest(self.model, rendered, text, begin);
+        let known = self.memo.find(namespace, text, &inputs(rendered));
+        let known_bytes = known.as_ref().map_or(0, |known| known.bytes);
+        if let Some(store) = self.store
+            && let Some(outline) = Outline::of(self.model, rendered, text)?
+            && let Some(stored) = outline.find(self.model, store, namespace)
+            && stored.bytes() > known_bytes
+            && let Some(tokens) = stored.complete(rest)?
+        {
+            return Ok(tokens);
+        }
+        if let Some(known) = known
+            && let Some(rest) = rest(known.bytes)?
+        {
+            return Ok([known.tokens, rest].concat());
+        }
+        let parts = parts_from(rendered, 0);
+        tokenize_parts(self.model, &parts, text, true)
+    }
+
     fn tokenize(&self, text: &str, spec: &GenerationSpec) -> Result<Vec<Token>, Failure> {
         self.check_text(text, spec)?;
         self.model
@@ -216,31 +249,22 @@ impl PromptMaker<'_> {
     }
 }
 
-/// Tokenizes a rendered conversation; what was tokenized or generated before keeps its tokens.
-fn tokenize_chat(
+/// Tokenizes a rendered conversation from this byte on, where tokens end. `None` if what comes of it cannot be put behind others.
+fn tokenize_rest(
     model: &Model,
-    memo: &TokenMemo,
-    namespace: &str,
     rendered: &RenderedChat,
     text: &str,
-) -> Result<Vec<Token>, EngineError> {
-    let known = memo.find(namespace, text, &inputs(rendered));
-    if let Some((known, rest)) = known.and_then(|known| {
-        let rest = text.get(known.bytes..)?;
-        Some((known, rest))
-    }) {
-        let parts = parts_from(rendered, known.bytes);
-        let tokens = tokenize_parts(model, &parts, rest, false)?;
-        // Some vocabularies put a space in front of whatever they are given.
-        let spelled = tokens
-            .iter()
-            .flat_map(|token| model.token_bytes(*token, true));
-        if spelled.eq(rest.bytes()) {
-            return Ok([known.tokens, tokens].concat());
-        }
-    }
-    let parts = parts_from(rendered, 0);
-    tokenize_parts(model, &parts, text, true)
+    begin: usize,
+) -> Result<Option<Vec<Token>>, EngineError> {
+    let Some(rest) = text.get(begin..) else {
+        return Ok(None);
+    };
+    let tokens = tokenize_parts(model, &parts_from(rendered, begin), rest, false)?;
+    // Some vocabularies put a space in front of whatever they are given.
+    let spelled = tokens
+        .iter()
+        .flat_map(|token| model.token_bytes(*token, true));
+    Ok(spelled.eq(rest.bytes()).then_some(tokens))
 }
 
 /// The ranges of the rendered text that came from messages.

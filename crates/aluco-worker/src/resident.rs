@@ -17,8 +17,8 @@ use std::{
 use aluco_prefix::Fetched;
 use aluco_proto::{
     ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
-    LoadOptions, LoadedModel, ModelActivity, ModelHandle, RequestId, Speculation, Timings, Token,
-    Usage,
+    LoadOptions, LoadedModel, ModelActivity, ModelHandle, Prompt, RequestId, Resume, ResumeChoice,
+    Speculation, Timings, Token, Usage,
 };
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     memo::TokenMemo,
     model_loop::{Activity, ModelLoop, Start, Tools},
     outbox::{Outbox, Pulse},
-    prompt::{self, PromptMaker},
+    prompt::{self, PreparedPrompt, PromptMaker},
     threads,
 };
 
@@ -50,8 +50,8 @@ const TOKENIZER_STACK_BYTES: usize = 1 << 30;
 /// What a model's first thread is told.
 #[derive(Debug)]
 pub enum ModelCommand {
-    /// Generate.
-    Generate(RequestId, Box<GenerationSpec>, Instant),
+    /// Generate, from the begin or from where another worker had come.
+    Generate(RequestId, Box<GenerationSpec>, Option<Box<Resume>>, Instant),
     /// Text to tokens.
     Tokenize {
         /// The question.
@@ -359,7 +359,7 @@ fn serve(
         .expect("the system lets a process have a few threads");
     for command in inbox {
         match command {
-            ModelCommand::Generate(request, spec, arrived) => {
+            ModelCommand::Generate(request, spec, resume, arrived) => {
                 if intake.take_cancelled(request) {
                     end_cancelled(outbox, request, spec.choices);
                     continue;
@@ -369,13 +369,16 @@ fn serve(
                     model: &model,
                     templates: &mut templates,
                     memo: &memo,
+                    store: store.as_ref(),
                     context_tokens,
                 };
-                match start(&mut maker, request, *spec, arrived) {
+                match start(&mut maker, request, *spec, resume, arrived) {
                     Ok(mut start) => {
                         // Before its turn comes, so that the loop never waits for the disk.
                         if let Some(store) = &store {
-                            let tokens = &start.prompt.tokens;
+                            let mut tokens = start.prompt.tokens.clone();
+                            let resumed = start.resume.iter().find(|it| it.finished.is_none());
+                            tokens.extend(resumed.iter().flat_map(|choice| &choice.tokens));
                             start.fetched =
                                 store.fetch(&start.namespace, &tokens[..tokens.len() - 1]);
                         }
@@ -459,6 +462,7 @@ fn start(
     maker: &mut PromptMaker<'_>,
     request: RequestId,
     spec: GenerationSpec,
+    resume: Option<Box<Resume>>,
     arrived: Instant,
 ) -> Result<Start, Failure> {
     let (model, context_tokens) = (maker.model, maker.context_tokens);
@@ -486,7 +490,12 @@ fn start(
             model.vocabulary()
         )));
     }
-    let prompt = prompt::prepare(maker, request, &spec)?;
+    let mut prompt = prompt::prepare(maker, request, &spec)?;
+    let seed = resume.as_ref().map(|resume| resume.seed);
+    let resume = match resume {
+        Some(resume) => take_up(model, &mut prompt, *resume, spec.choices)?,
+        None => Vec::new(),
+    };
     let prompt_tokens = prompt.tokens.len() as u32;
     // A prompt that fills the context leaves room for one token: the last one needs no cell.
     if prompt_tokens > context_tokens {
@@ -502,8 +511,10 @@ fn start(
     }
     Ok(Start {
         request,
+        tells_prompt: !matches!(&spec.prompt, Prompt::Tokens(tokens) if *tokens == prompt.tokens),
         prompt,
-        seed: spec.sampling.seed.unwrap_or_else(random_seed),
+        resume,
+        seed: seed.or(spec.sampling.seed).unwrap_or_else(random_seed),
         sampling: spec.sampling,
         choices: spec.choices,
         tokens_max: spec.tokens_max,
@@ -514,6 +525,27 @@ fn start(
         fetched: Fetched::default(),
         arrived,
     })
+}
+
+/// Gives a prompt the tokens that it had in another worker, where a text may have been cut into others; returns how far each choice came.
+fn take_up(
+    model: &Model,
+    prompt: &mut PreparedPrompt,
+    resume: Resume,
+    choices: u32,
+) -> Result<Vec<ResumeChoice>, Failure> {
+    let generated = resume.choices.iter().flat_map(|choice| &choice.tokens);
+    let mut tokens = resume.prompt.iter().chain(generated);
+    if resume.choices.len() != choices as usize || tokens.any(|token| !model.knows(*token)) {
+        return Err(prompt::invalid(
+            "what is to be resumed is not of this request and this model".to_owned(),
+        ));
+    }
+    if !resume.prompt.is_empty() && resume.prompt != prompt.tokens {
+        prompt.tokens = resume.prompt;
+        prompt.borders.clear();
+    }
+    Ok(resume.choices)
 }
 
 /// A seed for a request that brings none. The standard library seeds its hash maps from the system's randomness.

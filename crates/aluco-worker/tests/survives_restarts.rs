@@ -5,8 +5,10 @@ mod support;
 use std::{fs, path::Path};
 
 use aluco_proto::{
-    CacheOptions, FlashAttention, KvType, LoadOptions, Miss, ModelActivity, Prompt, Token,
+    CacheOptions, ChatPrompt, FlashAttention, KvType, LoadOptions, Miss, ModelActivity, Prompt,
+    Sampling, Token,
 };
+use serde_json::{Value, json};
 use support::{Outcome, Worker, greedy, tiny, turns, without_cache};
 use tiny::Kind;
 
@@ -224,4 +226,76 @@ fn what_was_computed_with_other_cells_is_not_used() {
     worker.unload();
     worker.load_file(&path, options(folder.path()));
     assert!(ask(&mut worker, &prompt).cache.disk_tokens > 512);
+}
+
+/// A turn of a conversation, and its reply, which spells more than others do: the tokenizer would take words where it takes letters.
+fn say(worker: &mut Worker, messages: &mut Vec<Value>, seed: u32, text: &str) -> Outcome {
+    messages.push(json!({"role": "user", "content": text}));
+    let mut spec = greedy(
+        Prompt::Chat(ChatPrompt {
+            messages: messages.clone().into(),
+            template_arguments: serde_json::Map::new(),
+            add_generation_prompt: true,
+        }),
+        80,
+    );
+    let letters = ["a", "e", "o", "n", "s", "t"];
+    let letters = letters.map(|letter| (worker.tokenize(letter, false)[0], 4.0));
+    spec.sampling = Sampling {
+        temperature: 1.0,
+        seed: Some(seed),
+        logit_bias: letters.to_vec(),
+        ignore_end: true,
+        ..Sampling::default()
+    };
+    let outcome = worker.run(spec);
+    assert_eq!(outcome.failure, None);
+    messages.push(json!({"role": "assistant", "content": outcome.text[0]}));
+    outcome
+}
+
+#[test]
+fn replies_keep_their_tokens_though_the_process_that_generated_them_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || LoadOptions {
+        context_tokens: Some(4096),
+        threads: Some(2),
+        cache: CacheOptions {
+            folder: Some(folder.path().to_owned()),
+            ..CacheOptions::default()
+        },
+        ..LoadOptions::default()
+    };
+    let mut worker = Worker::start();
+    worker.load(options());
+    let rules = "Answer at length, with rare words, and never twice in the same way. ".repeat(20);
+    let mut messages = vec![json!({"role": "system", "content": rules})];
+    let mut generated_otherwise = 0;
+    let mut known = 0;
+    for turn in 0..7 {
+        let outcome = say(&mut worker, &mut messages, turn, "Tell me about owls.");
+        known = outcome.usage.prompt_tokens + outcome.usage.generated_tokens;
+        let own = worker.tokenize(&outcome.text[0], false);
+        if turn < 3 && own != outcome.tokens[0] {
+            generated_otherwise += 1;
+        }
+    }
+    // Else this would show nothing. Behind these three there is more than a block.
+    assert!(generated_otherwise > 0);
+    wait_for_disk(&mut worker);
+    worker.process.kill().unwrap();
+    worker.process.wait().unwrap();
+
+    let mut worker = Worker::start();
+    worker.load(options());
+    let outcome = say(&mut worker, &mut messages, 7, "And what do they eat?");
+    eprintln!("{:?} {:?}, {known} known", outcome.cache, outcome.usage);
+    let new = outcome.usage.prompt_tokens.saturating_sub(known);
+    assert!(new < 40, "{new} new tokens");
+    assert!(outcome.computed_tokens() <= new + BLOCK_TOKENS);
+    assert_eq!(outcome.cache.miss, None);
+    // What comes after that is in memory again.
+    let outcome = say(&mut worker, &mut messages, 8, "Why?");
+    assert!(outcome.computed_tokens() <= 40, "{:?}", outcome.usage);
+    assert_eq!(worker.complaints, [] as [String; 0]);
 }
