@@ -8,7 +8,7 @@ use std::{
 
 use aluco_proto::{
     Alternative, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec, RequestId,
-    Timings, Token, TokenLogprob, Usage,
+    Resume, ResumeChoice, Timings, Token, TokenLogprob, Usage,
 };
 
 use crate::{
@@ -33,10 +33,11 @@ pub(crate) fn run(
     request: RequestId,
     model: &Model,
     spec: &GenerationSpec,
+    resume: Option<&Resume>,
     cancel: &Cancel,
     arrived: Instant,
 ) -> GenerationEvent {
-    match try_run(worker, request, model, spec, cancel, arrived) {
+    match try_run(worker, request, model, spec, resume, cancel, arrived) {
         Ok((usage, timings)) => GenerationEvent::Done { usage, timings },
         Err(failure) => GenerationEvent::Failed(failure),
     }
@@ -45,7 +46,37 @@ pub(crate) fn run(
 struct Choice {
     filter: StopFilter,
     generated: u32,
+    /// Bytes of text that another worker has sent and this one has not come to.
+    sent_bytes: usize,
     is_finished: bool,
+}
+
+impl Choice {
+    /// A choice at its begin, or where another worker had come with it.
+    fn new(begin: Option<&ResumeChoice>, pieces: &[String], stop: &[String]) -> Self {
+        let mut choice = Self {
+            filter: StopFilter::default(),
+            generated: 0,
+            sent_bytes: 0,
+            is_finished: false,
+        };
+        if let Some(begin) = begin {
+            choice.generated = begin.generated_tokens();
+            choice.sent_bytes = begin.text_bytes as usize;
+            choice.is_finished = begin.finished.is_some();
+            for piece in pieces.iter().cycle().take(begin.tokens.len()) {
+                let (text, _) = choice.filter.push(piece, stop);
+                choice.unsent(text);
+            }
+        }
+        choice
+    }
+
+    fn unsent(&mut self, mut text: String) -> String {
+        let skipped = self.sent_bytes.min(text.len());
+        self.sent_bytes -= skipped;
+        text.split_off(skipped)
+    }
 }
 
 fn try_run(
@@ -53,6 +84,7 @@ fn try_run(
     request: RequestId,
     model: &Model,
     spec: &GenerationSpec,
+    resume: Option<&Resume>,
     cancel: &Cancel,
     arrived: Instant,
 ) -> Result<(Usage, Timings), Failure> {
@@ -81,7 +113,11 @@ fn try_run(
     send(GenerationEvent::Started {
         prompt_tokens,
         cache: script.cache,
-        seed: spec.sampling.seed.unwrap_or(SEED),
+        seed: resume
+            .map(|resume| resume.seed)
+            .or(spec.sampling.seed)
+            .unwrap_or(SEED),
+        prompt: worker.vocabulary.tokenize(&prompt),
     });
     for part in 1..=script.prefill_events {
         if cancel.wait(Duration::from_millis(script.prefill_delay_ms)) {
@@ -109,20 +145,27 @@ fn try_run(
         .tokens_max
         .unwrap_or(u32::MAX)
         .min(context_tokens - prompt_tokens);
-    let mut choices: Vec<Choice> = (0..spec.choices)
-        .map(|_| Choice {
-            filter: StopFilter::default(),
-            generated: 0,
-            is_finished: false,
-        })
+    let begins = (0..spec.choices).map(|index| resume?.choices.get(index as usize));
+    let mut choices: Vec<Choice> = begins
+        .map(|begin| Choice::new(begin, &pieces, &spec.stop))
         .collect();
+    let unfinished = choices.iter().filter(|choice| !choice.is_finished);
     let mut first_token = None;
-    let mut step = 0_u32;
+    let mut step = unfinished.map(|it| it.generated).min().unwrap_or(0);
     while choices.iter().any(|choice| !choice.is_finished) {
-        if script.crash_after == Some(step) {
+        let is_culprit = script
+            .culprit
+            .as_ref()
+            .is_none_or(|culprit| prompt.contains(culprit));
+        let is_due = |after: Option<u32>| {
+            after == Some(step)
+                && is_culprit
+                && script.allows_accident(model.loaded.micro_batch_tokens)
+        };
+        if is_due(script.crash_after) {
             worker.crash(script);
         }
-        if script.hang_after == Some(step) {
+        if is_due(script.hang_after) {
             match script.hang {
                 Hang::Process => worker.fall_silent(),
                 Hang::Device => loop {
@@ -133,7 +176,7 @@ fn try_run(
         let is_cancelled = cancel.wait(Duration::from_millis(script.delay_ms));
         worker.steps.fetch_add(1, Ordering::Relaxed);
         for (index, choice) in (0..).zip(&mut choices) {
-            if choice.is_finished {
+            if choice.is_finished || choice.generated > step {
                 continue;
             }
             let piece = if pieces.is_empty() {
@@ -150,6 +193,7 @@ fn try_run(
             } else if let Some(piece) = piece {
                 choice.generated += 1;
                 let (text, stopped_by) = choice.filter.push(piece, &spec.stop);
+                let text = choice.unsent(text);
                 let token = worker.vocabulary.id(piece);
                 send(GenerationEvent::Delta {
                     choice: index,
@@ -171,6 +215,7 @@ fn try_run(
             if let Some(reason) = finish {
                 choice.is_finished = true;
                 let rest = choice.filter.finish();
+                let rest = choice.unsent(rest);
                 if !rest.is_empty() {
                     send(GenerationEvent::Delta {
                         choice: index,

@@ -51,6 +51,12 @@ pub struct Script {
     pub crash_on_probe: bool,
     /// The process ends by `crash` after this many tokens of a request.
     pub crash_after: Option<u32>,
+    /// Crashes and hangs happen so often at most, over all workers: each leaves a line `accident` in the journal. `None`: always.
+    pub accidents_max: Option<u32>,
+    /// Crashes and hangs after tokens befall only requests whose prompt has this in it.
+    pub culprit: Option<String>,
+    /// Crashes happen only if the model is loaded with a larger micro-batch than this.
+    pub micro_batch_safe: Option<u32>,
     /// How it ends.
     pub crash: Crash,
     /// Lines written to standard error right before the crash.
@@ -88,6 +94,9 @@ impl Default for Script {
             crash_on_load: false,
             crash_on_probe: false,
             crash_after: None,
+            accidents_max: None,
+            culprit: None,
+            micro_batch_safe: None,
             crash: Crash::Abort,
             last_words: Vec::new(),
             hang_after: None,
@@ -107,6 +116,27 @@ impl Script {
     /// Reads a script back.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+
+    /// True if the next accident may happen; it is counted then.
+    pub(crate) fn allows_accident(&self, micro_batch_tokens: u32) -> bool {
+        if self
+            .micro_batch_safe
+            .is_some_and(|safe| micro_batch_tokens <= safe)
+        {
+            return false;
+        }
+        let Some(most) = self.accidents_max else {
+            return true;
+        };
+        let journal = self.journal.as_deref().map(fs::read_to_string);
+        let lines = journal.and_then(Result::ok).unwrap_or_default();
+        let happened = lines.lines().filter(|line| *line == "accident").count();
+        let is_due = happened < most as usize;
+        if is_due {
+            note(self.journal.as_deref(), "accident");
+        }
+        is_due
     }
 
     /// Appends what was asked for to the record, if there is one.

@@ -15,8 +15,8 @@ use std::{
 
 use aluco_proto::{
     BenchReport, BenchSpec, BenchTestResult, Command, DeviceMemory, Event, Failure, FailureKind,
-    GenerationEvent, LoadOptions, LoadedModel, ModelActivity, ModelHandle, PROTOCOL_VERSION,
-    RequestId, WorkerStatus, read_frame, write_frame,
+    GenerationEvent, GenerationSpec, LoadOptions, LoadedModel, ModelActivity, ModelHandle,
+    PROTOCOL_VERSION, RequestId, Resume, WorkerStatus, read_frame, write_frame,
 };
 
 use crate::{
@@ -201,6 +201,7 @@ impl Worker {
                 request,
                 model,
                 spec,
+                resume,
             } => {
                 let cancel = Arc::new(Cancel::default());
                 lock(&self.requests).insert(request, cancel.clone());
@@ -211,7 +212,7 @@ impl Worker {
                         lock(&model.running).push((request, cancel.clone()));
                         let worker = self.clone();
                         thread::spawn(move || {
-                            worker.generate(request, &model, &spec, &cancel);
+                            worker.generate(request, &model, &spec, resume.as_deref(), &cancel);
                         });
                     }
                     Err(failure) => self.generation(request, GenerationEvent::Failed(failure)),
@@ -280,6 +281,7 @@ impl Worker {
                 sequence,
                 steps: self.steps.load(Ordering::Relaxed),
                 working: self.working.load(Ordering::Relaxed) > 0,
+                step_tokens: 1,
             }),
             Command::Status { request } => {
                 let mut models: Vec<_> = lock(&self.models)
@@ -324,7 +326,12 @@ impl Worker {
         }
         self.working.fetch_sub(1, Ordering::Relaxed);
         let probes = options.cache.ram_bytes != Some(0) || options.cache.device_tokens != Some(0);
-        if model.script.crash_on_load || (model.script.crash_on_probe && probes) {
+        let crashes = model.script.crash_on_load || (model.script.crash_on_probe && probes);
+        if crashes
+            && model
+                .script
+                .allows_accident(model.loaded.micro_batch_tokens)
+        {
             self.crash(&model.script);
         }
         let failure = if model.is_gone.load(Ordering::Relaxed) {
@@ -354,13 +361,14 @@ impl Worker {
         &self,
         request: RequestId,
         model: &Model,
-        spec: &aluco_proto::GenerationSpec,
+        spec: &GenerationSpec,
+        resume: Option<&Resume>,
         cancel: &Cancel,
     ) {
         let arrived = Instant::now();
         let has_sequence = model.sequences.take(cancel);
         self.working.fetch_add(1, Ordering::Relaxed);
-        let last = generate::run(self, request, model, spec, cancel, arrived);
+        let last = generate::run(self, request, model, spec, resume, cancel, arrived);
         self.working.fetch_sub(1, Ordering::Relaxed);
         if has_sequence {
             model.sequences.give_back();

@@ -205,6 +205,7 @@ impl Connection {
                     sequence,
                     steps,
                     working,
+                    ..
                 } => {
                     pulse.sequence = *sequence;
                     pulse.steps = *steps;

@@ -72,6 +72,7 @@ impl Fleet {
                 request,
                 model: lease.handle,
                 spec: Box::new(spec),
+                resume: None,
             };
             if let Err(failure) = connection.send(&command) {
                 connection.close(request);

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BenchSpec, ChatPrompt, GenerationSpec, LoadOptions, ModelHandle, RequestId, Token};
+use crate::{
+    BenchSpec, ChatPrompt, GenerationSpec, LoadOptions, ModelHandle, RequestId, Resume, Token,
+};
 
 /// A frame from the supervisor to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,9 @@ pub enum Command {
         model: ModelHandle,
         /// What to generate.
         spec: Box<GenerationSpec>,
+        /// Where to go on, if another worker has begun with it. `Started` comes again, and nothing else that had come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<Box<Resume>>,
     },
     /// End a generation at the next step. Its choices finish as cancelled, then comes `Done`. Unknown ids are ignored.
     Cancel {

@@ -93,6 +93,9 @@ pub enum Event {
         steps: u64,
         /// True while a step or a load runs. If `steps` then stands still for long, the device hangs.
         working: bool,
+        /// Tokens in the step that runs, the largest if there are several; 0 while none does.
+        #[serde(default)]
+        step_tokens: u32,
     },
     /// Answer to `Status`.
     Status {

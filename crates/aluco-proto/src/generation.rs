@@ -34,6 +34,39 @@ pub struct GenerationSpec {
     pub namespace: String,
 }
 
+/// How far a generation had come when its worker was lost. With it another worker goes on where the last one stopped: the client gets
+/// every token and every character once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The prompt's tokens, as [`GenerationEvent::Started`] told them; the prompt of the request is only looked at for what else is to be
+    /// known of it, such as the stop strings of its template.
+    pub prompt: Vec<Token>,
+    /// The seed in use.
+    pub seed: u32,
+    /// One per choice, in their order.
+    pub choices: Vec<ResumeChoice>,
+}
+
+/// How far one choice had come.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ResumeChoice {
+    /// Its tokens so far, all that came in deltas.
+    pub tokens: Vec<Token>,
+    /// Bytes of text that were sent of it.
+    pub text_bytes: u64,
+    /// Why it ended, if it has; then only its tokens are counted.
+    #[serde(default)]
+    pub finished: Option<FinishReason>,
+}
+
+impl ResumeChoice {
+    /// Tokens that were sampled for it, the one that ended it included.
+    pub fn generated_tokens(&self) -> u32 {
+        let end = self.finished == Some(FinishReason::EndOfGeneration);
+        self.tokens.len() as u32 + u32::from(end)
+    }
+}
+
 /// What is left out of a prompt that, with room for `tokens_max` tokens (256 if that is `None`, half of the context at most), does not
 /// fit the context. Somewhat more may go than has to, so that the next turns of a conversation leave out the same. What is still too
 /// long for the context is refused with `ContextExceeded`.
@@ -130,6 +163,9 @@ pub enum GenerationEvent {
         cache: CacheReport,
         /// The seed in use.
         seed: u32,
+        /// The prompt's tokens, for a [`Resume`]; empty if they are those of the request.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        prompt: Vec<Token>,
     },
     /// Part of the prompt is computed.
     Prefill {

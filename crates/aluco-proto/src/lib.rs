@@ -26,8 +26,8 @@ pub use frame::{
     FRAME_BYTES_MAX, FrameDecoder, FrameError, decode, encode, read_frame, write_frame,
 };
 pub use generation::{
-    Alternative, ChatPrompt, FinishReason, GenerationEvent, GenerationSpec, Prompt, Sampling,
-    Timings, TokenLogprob, Truncate, Usage,
+    Alternative, ChatPrompt, FinishReason, GenerationEvent, GenerationSpec, Prompt, Resume,
+    ResumeChoice, Sampling, Timings, TokenLogprob, Truncate, Usage,
 };
 pub use model::{
     Backend, DeviceMemory, FlashAttention, KvType, LoadOptions, LoadedModel, Speculation,
@@ -37,7 +37,7 @@ pub use model::{
 use serde::{Deserialize, Serialize};
 
 /// Version of the frames in this crate. It changes whenever an older side could misread a newer one.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Names one request on one socket. The supervisor chooses it and never uses it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

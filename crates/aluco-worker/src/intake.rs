@@ -108,6 +108,8 @@ mod tests {
             client: String::new(),
             namespace: String::new(),
             fetched: Fetched::default(),
+            resume: Vec::new(),
+            tells_prompt: false,
             arrived: Instant::now(),
         }
     }

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod cpu;
 pub mod estimate;
+mod fault;
 pub mod ffi;
 mod fingerprint;
 pub mod governor;

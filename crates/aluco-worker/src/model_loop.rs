@@ -24,7 +24,9 @@ use std::{
 };
 
 use aluco_prefix::{Fetched, Store};
-use aluco_proto::{CacheActivity, CacheReport, ModelActivity, ModelHandle, RequestId, Sampling};
+use aluco_proto::{
+    CacheActivity, CacheReport, ModelActivity, ModelHandle, RequestId, ResumeChoice, Sampling,
+};
 use aluco_schedule::{
     cells::CellLedger,
     fairness::{ClientId, Fairness},
@@ -87,6 +89,10 @@ pub struct Start {
     pub namespace: String,
     /// What was read from disk for it.
     pub fetched: Fetched,
+    /// How far each choice had come in another worker; empty for a new request.
+    pub resume: Vec<ResumeChoice>,
+    /// Tell the prompt's tokens in `Started`.
+    pub tells_prompt: bool,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -167,6 +173,7 @@ struct Generation {
     fetched: Fetched,
     /// How many of the prompt's tokens were not computed.
     cache: CacheReport,
+    tells_prompt: bool,
     choices_left: u32,
     generated_tokens: u32,
     drafted_tokens: u32,

@@ -4,7 +4,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -72,6 +72,7 @@ fn too_large(event: &Event, bytes: usize) -> Option<Event> {
 pub struct Pulse {
     steps: AtomicU64,
     working: AtomicUsize,
+    step_tokens: AtomicU32,
 }
 
 /// Work goes on while this lives.
@@ -83,6 +84,17 @@ impl Pulse {
     pub fn work(&self) -> Working<'_> {
         self.working.fetch_add(1, Ordering::Relaxed);
         Working(self)
+    }
+
+    /// Marks the begin of a step of so many tokens.
+    pub fn step(&self, tokens: u32) -> Working<'_> {
+        self.step_tokens.fetch_max(tokens, Ordering::Relaxed);
+        self.work()
+    }
+
+    /// Tokens in the step that runs, the largest of those that run together; 0 while none does.
+    pub fn step_tokens(&self) -> u32 {
+        self.step_tokens.load(Ordering::Relaxed)
     }
 
     /// Steps finished so far, of all models.
@@ -104,7 +116,9 @@ impl Pulse {
 impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.0.steps.fetch_add(1, Ordering::Relaxed);
-        self.0.working.fetch_sub(1, Ordering::Relaxed);
+        if self.0.working.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.step_tokens.store(0, Ordering::Relaxed);
+        }
     }
 }
 

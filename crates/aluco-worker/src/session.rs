@@ -106,9 +106,10 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
                 request,
                 model,
                 spec,
+                resume,
             } => match resident(model) {
                 Some(resident) => {
-                    resident.send(ModelCommand::Generate(request, spec, arrived));
+                    resident.send(ModelCommand::Generate(request, spec, resume, arrived));
                 }
                 None => outbox.generation(request, GenerationEvent::Failed(not_loaded(model))),
             },
@@ -185,6 +186,7 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
                 sequence,
                 steps: pulse.steps(),
                 working: pulse.is_working(),
+                step_tokens: pulse.step_tokens(),
             }),
             Command::Status { request } => {
                 let mut models: Vec<_> = residents

@@ -39,6 +39,8 @@ pub struct Stream {
     pub finished: bool,
     /// Decoded text.
     pub text: TextStream,
+    /// Bytes of text that are still to be decoded again and were sent by another worker.
+    pub sent_bytes: usize,
     /// Where its drafts come from.
     pub lookup: Lookup,
 }
@@ -114,7 +116,7 @@ impl Stream {
         self.tokens.push(token);
         if is_end {
             return Advance {
-                text: self.text.finish(),
+                text: self.finish_text(),
                 visible: false,
                 finished: Some(FinishReason::EndOfGeneration),
             };
@@ -130,10 +132,48 @@ impl Stream {
             None
         };
         Advance {
-            text,
+            text: self.unsent(text),
             visible: true,
             finished,
         }
+    }
+
+    /// Takes the tokens that another worker generated before it was lost, and gives what is left to be said of them: text that had not
+    /// been sent, and the end if they come to it.
+    pub fn replay(
+        &mut self,
+        generated: &[Token],
+        sent_bytes: u64,
+        bytes: impl Fn(Token) -> Vec<u8>,
+        stops: &[String],
+        bounds: Bounds,
+    ) -> (String, Option<FinishReason>) {
+        self.sent_bytes = usize::try_from(sent_bytes).unwrap_or(usize::MAX);
+        let mut text = String::new();
+        for token in generated {
+            // The token that ends a generation is no part of what was sent.
+            let advance = self.accept(*token, &bytes(*token), false, stops, bounds);
+            text.push_str(&advance.text);
+            if advance.finished.is_some() {
+                return (text, advance.finished);
+            }
+        }
+        (text, None)
+    }
+
+    /// What is still held of its text when it ends by itself.
+    pub fn finish_text(&mut self) -> String {
+        let text = self.text.finish();
+        self.unsent(text)
+    }
+
+    /// The part of newly certain text that no other worker has sent.
+    fn unsent(&mut self, mut text: String) -> String {
+        let skipped = self.sent_bytes.min(text.len());
+        self.sent_bytes -= skipped;
+        // It was sent in whole characters, so it ends between two.
+        let begin = (0..=skipped).rfind(|at| text.is_char_boundary(*at));
+        text.split_off(begin.unwrap_or(0))
     }
 
     /// True if no further token may be sampled.
@@ -186,6 +226,7 @@ mod tests {
             origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),
+            sent_bytes: 0,
             lookup: Lookup::default(),
         };
         (stream, stops)
@@ -271,6 +312,60 @@ mod tests {
             ),
             (4, 0, None)
         );
+    }
+
+    #[test]
+    fn a_stream_that_is_taken_up_says_the_rest_and_nothing_twice() {
+        let owl = "\u{1f989}".as_bytes();
+        let pieces: Vec<&[u8]> = vec![
+            b"one E",
+            b"N",
+            b" two",
+            &owl[..2],
+            &owl[2..],
+            b" E",
+            b"ND",
+            b"x",
+        ];
+        let bytes = |token: Token| pieces[token as usize].to_vec();
+        for cut in 0..7 {
+            let (mut first, stops) = stream(&["END"]);
+            let mut said = String::new();
+            for token in 0..cut {
+                said += &first.accept(token, &bytes(token), false, &stops, OPEN).text;
+            }
+            let (mut second, _) = stream(&["END"]);
+            let generated: Vec<Token> = (0..cut).collect();
+            let (text, end) = second.replay(&generated, said.len() as u64, bytes, &stops, OPEN);
+            assert_eq!((text.as_str(), end), ("", None), "cut at {cut}");
+            assert_eq!(second.generated_tokens(), cut as u32);
+            let mut end = None;
+            for token in cut..7 {
+                let advance = second.accept(token, &bytes(token), false, &stops, OPEN);
+                said += &advance.text;
+                end = advance.finished;
+            }
+            assert_eq!(said, "one EN two\u{1f989} ", "cut at {cut}");
+            assert_eq!(end, Some(FinishReason::StopString("END".into())));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_had_ended_unheard_ends_when_it_is_taken_up() {
+        let (mut full, stops) = stream(&["END"]);
+        let bounds = Bounds {
+            tokens_max: Some(2),
+            ..OPEN
+        };
+        let letters = |_| b"EN".to_vec();
+        // The last delta was lost with the worker, its tokens were not.
+        let (text, end) = full.replay(&[7, 7], 2, letters, &stops, bounds);
+        assert_eq!((text.as_str(), end), ("EN", Some(FinishReason::Length)));
+        let (mut ended, stops) = stream(&["END"]);
+        // What was held at the end had been sent, and the end had not.
+        ended.replay(&[7], 2, letters, &stops, OPEN);
+        let advance = ended.accept(9, b"", true, &stops, OPEN);
+        assert_eq!((advance.text.as_str(), advance.visible), ("", false));
     }
 
     #[test]

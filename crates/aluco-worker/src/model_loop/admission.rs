@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use aluco_prefix::{Fetched, Origin};
-use aluco_proto::{CacheReport, GenerationEvent, RequestId};
+use aluco_proto::{CacheReport, GenerationEvent, RequestId, ResumeChoice};
 use aluco_schedule::fairness::{ClientId, Waiting};
 
 use super::{Generation, ModelLoop, Start, beginning::Beginning};
@@ -42,8 +42,13 @@ impl ModelLoop {
         let prompt_tokens = start.prompt.tokens.len() as u32;
         let mut stop = start.stop;
         stop.extend(start.prompt.stops);
+        let bounds = Bounds {
+            tokens_max: start.tokens_max,
+            context_tokens: self.context.context_tokens(),
+        };
+        let mut choices_left = 0;
         for choice in 0..start.choices {
-            self.waiting.push(Stream {
+            let mut stream = Stream {
                 request: start.request,
                 choice,
                 tokens: start.prompt.tokens.clone(),
@@ -57,9 +62,20 @@ impl ModelLoop {
                 origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),
+                sent_bytes: 0,
                 lookup: Lookup::default(),
-            });
+            };
+            let resumed = start.resume.get(choice as usize);
+            if resumed.is_none_or(|resumed| self.take_up(&mut stream, resumed, &stop, bounds)) {
+                self.waiting.push(stream);
+                choices_left += 1;
+            }
         }
+        let generated_tokens = start
+            .resume
+            .iter()
+            .map(ResumeChoice::generated_tokens)
+            .sum();
         self.arrivals += 1;
         self.generations.insert(
             start.request,
@@ -67,10 +83,7 @@ impl ModelLoop {
                 sampling: start.sampling,
                 seed: start.seed,
                 stop,
-                bounds: Bounds {
-                    tokens_max: start.tokens_max,
-                    context_tokens: self.context.context_tokens(),
-                },
+                bounds,
                 logprobs: start.logprobs,
                 prompt_tokens,
                 dropped_tokens: start.prompt.dropped_tokens,
@@ -79,8 +92,9 @@ impl ModelLoop {
                 arrival: self.arrivals,
                 fetched: start.fetched,
                 cache: CacheReport::default(),
-                choices_left: start.choices,
-                generated_tokens: 0,
+                tells_prompt: start.tells_prompt,
+                choices_left,
+                generated_tokens,
                 drafted_tokens: 0,
                 accepted_tokens: 0,
                 arrived: start.arrived,
@@ -89,6 +103,42 @@ impl ModelLoop {
                 last_token: None,
             },
         );
+        if choices_left == 0 {
+            self.done(start.request);
+        }
+    }
+
+    /// Puts a choice to where another worker had come with it; false if it had come to its end.
+    fn take_up(
+        &self,
+        stream: &mut Stream,
+        resumed: &ResumeChoice,
+        stop: &[String],
+        bounds: Bounds,
+    ) -> bool {
+        if resumed.finished.is_some() {
+            return false;
+        }
+        let model = self.context.model();
+        let bytes = |token| model.token_bytes(token, false);
+        let (text, finished) =
+            stream.replay(&resumed.tokens, resumed.text_bytes, bytes, stop, bounds);
+        let choice = stream.choice;
+        if !text.is_empty() {
+            let event = GenerationEvent::Delta {
+                choice,
+                text,
+                tokens: Vec::new(),
+                logprobs: Vec::new(),
+            };
+            self.outbox.generation(stream.request, event);
+        }
+        let Some(reason) = finished else {
+            return true;
+        };
+        let event = GenerationEvent::Finished { choice, reason };
+        self.outbox.generation(stream.request, event);
+        false
     }
 
     /// Where the state of a prompt is kept, if it cannot be cut afterwards: at the borders of its messages. Where none are known, at its end
@@ -289,6 +339,11 @@ impl ModelLoop {
                 prompt_tokens: generation.prompt_tokens,
                 cache: report,
                 seed: generation.seed,
+                prompt: if generation.tells_prompt {
+                    stream.tokens[..stream.prompt_tokens as usize].to_vec()
+                } else {
+                    Vec::new()
+                },
             };
             self.outbox.generation(stream.request, started);
         }

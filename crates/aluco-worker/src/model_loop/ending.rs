@@ -89,7 +89,7 @@ impl ModelLoop {
         }
         for stream in self.remove_streams(request, true) {
             let mut stream = stream;
-            let text = stream.text.finish();
+            let text = stream.finish_text();
             if !text.is_empty() {
                 self.outbox.generation(
                     request,

@@ -14,6 +14,7 @@ use super::{
     speculating::{Rows, with_drafts},
 };
 use crate::{
+    fault,
     ffi::{Decoded, EngineError},
     sampling,
     stream::{Checkpoint, Stream},
@@ -102,7 +103,8 @@ impl ModelLoop {
             self.context.set_threads(threads);
         }
         let began = Instant::now();
-        let _working = self.pulse.work();
+        let _working = self.pulse.step(tokens);
+        fault::in_decode();
         let decoded = self.context.decode(&mut self.batch);
         (decoded, began.elapsed())
     }

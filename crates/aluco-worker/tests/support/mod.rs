@@ -207,6 +207,7 @@ impl Worker {
             request,
             model: ModelHandle(1),
             spec: Box::new(spec),
+            resume: None,
         });
         request
     }
