@@ -1,7 +1,8 @@
 //! The routes and what they share.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    net::SocketAddr,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::SystemTime,
 };
 
@@ -12,6 +13,7 @@ use axum::{
     middleware,
     routing::{get, post},
 };
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +23,7 @@ use crate::{
     guard, loading,
     metrics::Metrics,
     native, openai,
+    operations::{self, Operator},
     resume::{self, Streams},
 };
 
@@ -35,6 +38,11 @@ struct Shared {
     /// What can change while the server runs.
     live: RwLock<Live>,
     streams: Streams,
+    operator: Option<Arc<dyn Operator>>,
+    /// Held while the configuration is read again.
+    reloading: Mutex<()>,
+    /// Where the server listens, once it does.
+    address: OnceLock<SocketAddr>,
     metrics: Metrics,
     /// Cancelled when a client asks the server to stop.
     stop: CancellationToken,
@@ -56,12 +64,19 @@ impl Live {
 }
 
 impl App {
-    pub(crate) fn new(fleet: Fleet, config: ServerConfig) -> Self {
+    pub(crate) fn new(
+        fleet: Fleet,
+        config: ServerConfig,
+        operator: Option<Arc<dyn Operator>>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 fleet,
                 live: RwLock::new(Live::new(config)),
                 streams: Streams::default(),
+                operator,
+                reloading: Mutex::default(),
+                address: OnceLock::new(),
                 metrics: Metrics::new(),
                 stop: CancellationToken::new(),
             }),
@@ -92,6 +107,31 @@ impl App {
     fn live(&self) -> Live {
         let live = self.shared.live.read();
         live.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whoever runs the server, if that is somebody.
+    pub(crate) fn operator(&self) -> Result<&Arc<dyn Operator>, ApiError> {
+        self.shared.operator.as_ref().ok_or_else(|| {
+            ApiError::new(
+                StatusCode::CONFLICT,
+                "not_operated",
+                "this server is part of another program and takes its settings only from there",
+            )
+        })
+    }
+
+    pub(crate) fn reloading(&self) -> &Mutex<()> {
+        &self.shared.reloading
+    }
+
+    /// Where the server listens, if it does.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.shared.address.get().copied()
+    }
+
+    /// The server listens there from now on.
+    pub(crate) fn listens_at(&self, address: SocketAddr) {
+        let _ = self.shared.address.set(address);
     }
 
     /// Streams that can be resumed.
@@ -127,6 +167,11 @@ impl App {
                 "/aluco/v1/streams/{id}",
                 get(resume::get).delete(resume::delete),
             )
+            .route("/aluco/v1/reload", post(operations::reload))
+            .route(
+                "/aluco/v1/log",
+                get(operations::log).put(operations::set_log),
+            )
             .route("/aluco/v1/shutdown", post(native::shutdown))
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
@@ -138,7 +183,7 @@ impl App {
 
 /// The routes, for use without a socket of one's own. `POST /aluco/v1/shutdown` has no effect then; [`crate::serve`] gives it one.
 pub fn router(fleet: Fleet, config: ServerConfig) -> Router {
-    App::new(fleet, config).router()
+    App::new(fleet, config, None).router()
 }
 
 /// Seconds since the Unix epoch.

@@ -11,7 +11,7 @@
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
 //! the log, the metrics); `client` tells those apart who ask; `body` reads JSON, `path` names; `openai` and `native` are the dialects; `hygiene` changes
 //! prompts by rules; `stream` gathers the events of a request's generations, `sse` writes them as server-sent events, and `resume` keeps
-//! those that a client may come back for; `error` is what goes wrong, in OpenAI's form.
+//! those that a client may come back for; `operations` are for whoever runs the server; `error` is what goes wrong, in OpenAI's form.
 
 mod app;
 mod body;
@@ -24,6 +24,7 @@ mod loading;
 mod metrics;
 mod native;
 mod openai;
+mod operations;
 mod path;
 mod resume;
 mod serve;
@@ -33,5 +34,6 @@ mod stream;
 pub use app::router;
 pub use config::{Isolation, ServerConfig, bind_refusal};
 pub use hygiene::{PromptRules, PromptRulesError};
+pub use operations::{Operator, Reload, Reloaded};
 pub use resume::{ResumableStreams, ResumeConfig};
-pub use serve::serve;
+pub use serve::{Server, serve};

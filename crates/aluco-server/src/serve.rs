@@ -23,7 +23,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-use crate::{Isolation, ServerConfig, app::App};
+use crate::{
+    ServerConfig,
+    app::App,
+    operations::{Operator, Reloaded, warn_of},
+};
 
 /// Connections at once. Each costs a file handle; the default limit of a process is 1,024 of them. More than a model's queue holds by
 /// default, so that who finds it full is told so and the health can still be asked for.
@@ -44,6 +48,46 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long replies may take to leave once their generations have ended.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
+/// A server that can be told things while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    app: App,
+}
+
+impl Server {
+    /// A server that does not run yet. `operator` does for clients what only the program around it can.
+    pub fn new(fleet: Fleet, config: ServerConfig, operator: Arc<dyn Operator>) -> Self {
+        Self {
+            app: App::new(fleet, config, Some(operator)),
+        }
+    }
+
+    /// Has the configuration read again. Streams that run go on. The error says what is wrong; then nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        let reloaded = self.app.reload().await;
+        reloaded.map_err(|error| error.message().to_owned())
+    }
+
+    /// Sees that requests are answered and that the fleet is not stuck, which takes a second at most where all is well. To be given
+    /// up after some time.
+    pub async fn probe(&self) {
+        let request = Request::get("/health").body(axum::body::Body::empty());
+        let request = request.expect("the request is well-formed");
+        let Ok(response) = self.app.clone().router().oneshot(request).await;
+        debug_assert!(response.status().is_success());
+        self.app.fleet().status().await;
+    }
+
+    /// Serves, as [`serve`] does.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<()> {
+        run(self.app, listener, shutdown).await
+    }
+}
+
 /// Serves until `shutdown` comes or a client asks for the end. Then no connection is accepted any more, running requests get
 /// [`ServerConfig::shutdown_limit`] to finish, the rest is cancelled, and the fleet's workers end.
 pub async fn serve(
@@ -52,15 +96,19 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let (read_timeout, limit) = (config.read_timeout, config.shutdown_limit);
-    if config.isolation == Isolation::Key && config.api_keys.is_empty() {
-        tracing::warn!(
-            "each API key is to have computed prompts of its own, but there are no API keys: all clients share them"
-        );
-    }
-    let app = App::new(fleet.clone(), config);
-    let (stop, streams) = (app.stop().clone(), app.streams().clone());
-    let router = app.router();
+    run(App::new(fleet, config, None), listener, shutdown).await
+}
+
+async fn run(
+    app: App,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    warn_of(&app.config());
+    app.listens_at(listener.local_addr()?);
+    let read_timeout = app.config().read_timeout;
+    let stop = app.stop().clone();
+    let router = app.clone().router();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let peers = Peers::default();
     let graceful = GracefulShutdown::new();
@@ -87,9 +135,10 @@ pub async fn serve(
         }
     }
     drop(listener);
-    streams.close();
+    app.streams().close();
+    let limit = app.config().shutdown_limit;
     tracing::info!("shutting down; running requests get {} s", limit.as_secs());
-    fleet.shutdown(limit).await;
+    app.fleet().shutdown(limit).await;
     if tokio::time::timeout(FLUSH_LIMIT, graceful.shutdown())
         .await
         .is_err()

@@ -55,25 +55,24 @@ pub(crate) async fn respond<F: Form>(
         is_over: false,
     };
     let first = tokio::time::timeout(config.accept_patience, script.feed.next()).await;
-    let first = match first {
-        Ok(first) => script.take(first?),
-        Err(_) => {
-            script.look_at_load();
-            Step {
-                has_progress: true,
-                ..Step::default()
-            }
+    let first = if let Ok(first) = first {
+        script.take(first?)
+    } else {
+        script.look_at_load();
+        Step {
+            has_progress: true,
+            ..Step::default()
         }
     };
     if is_resumable {
-        return Ok(resume::begin(app, caller, script, first));
+        return Ok(resume::begin(app, caller, script, &first));
     }
     let mut direct = Direct {
         script,
         heartbeat_interval: config.heartbeat_interval,
         frames: VecDeque::new(),
     };
-    direct.take(first);
+    direct.take(&first);
     let frames = stream::unfold(direct, |mut direct| async {
         let frame = direct.next().await?;
         Some((frame, direct))
@@ -228,13 +227,13 @@ impl<F: Form> Direct<F> {
                 return Some(frame);
             }
             match tokio::time::timeout(self.heartbeat_interval, self.script.next()).await {
-                Ok(step) => self.take(step?),
+                Ok(step) => self.take(&step?),
                 Err(_) => return Some(comment(&self.script.activity)),
             }
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: &Step) {
         if step.has_progress {
             self.frames.push_back(comment(&self.script.activity));
         }

@@ -185,7 +185,7 @@ pub(crate) fn begin<F: Form>(
     app: &App,
     caller: &Caller,
     script: Script<F>,
-    first: Step,
+    first: &Step,
 ) -> Response {
     let (streams, config) = (app.streams(), app.config());
     let recording = Recording::new(
@@ -202,7 +202,7 @@ pub(crate) fn begin<F: Form>(
         recording: recording.clone(),
         limits: config.resume.clone(),
     };
-    recorder.add(&first, &script.activity);
+    recorder.add(first, &script.activity);
     tokio::spawn(recorder.record(script));
     with_id(sse::reply(frames), &recording)
 }

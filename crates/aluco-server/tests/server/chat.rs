@@ -216,7 +216,7 @@ async fn a_model_that_cannot_be_loaded_says_why() {
     };
     let model = world.model("m", &script);
     let response = world.chat(&model, json!({})).await;
-    assert_eq!(response.status(), 500);
+    assert_eq!(response.status(), 400);
     let text = response.text().await.unwrap();
     assert!(text.contains("unknown architecture 'owl'"), "{text}");
 }

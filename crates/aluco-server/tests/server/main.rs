@@ -7,6 +7,7 @@ mod guarding;
 mod hostile;
 mod loading;
 mod native;
+mod operating;
 mod queueing;
 mod resuming;
 mod rules;

@@ -52,8 +52,8 @@ fn events(text: &str) -> String {
 /// The number of the last event that arrived whole, and all bytes up to its end.
 fn arrived(text: &str) -> (u64, &str) {
     let whole = text.rfind("\n\n").map_or("", |at| &text[..at + 2]);
-    let ids = whole.lines().filter_map(|line| line.strip_prefix("id: "));
-    (ids.last().map_or(0, |id| id.parse().unwrap()), whole)
+    let mut ids = whole.lines().filter_map(|line| line.strip_prefix("id: "));
+    (ids.next_back().map_or(0, |id| id.parse().unwrap()), whole)
 }
 
 /// Reads that many bytes of the reply to a raw request and hangs up.

@@ -122,7 +122,7 @@ pub(super) fn case(rng: &mut Rng, model: &str) -> Case {
             let method = METHODS[rng.usize(..METHODS.len())];
             // That would end the server, which is not what is tested.
             if !(method == "POST" && request.path.ends_with("shutdown")) {
-                request.method = method.to_owned();
+                method.clone_into(&mut request.method);
             }
             request.is_sound = false;
         }),
@@ -145,8 +145,8 @@ pub(super) fn case(rng: &mut Rng, model: &str) -> Case {
                     request.headers.extend(many);
                 }
                 _ => {
-                    request.version =
-                        ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTP/1.1"][rng.usize(..4)]
+                    let versions = ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTP/1.1"];
+                    request.version = versions[rng.usize(..4)];
                 }
             }
             request.is_sound = false;
@@ -187,16 +187,13 @@ impl Request {
     }
 
     fn head(&self) -> Vec<u8> {
-        let mut head = format!("{} {} {}\r\n", self.method, self.path, self.version);
-        for header in &self.headers {
-            head.push_str(header);
-            head.push_str("\r\n");
-        }
+        let mut lines = vec![format!("{} {} {}", self.method, self.path, self.version)];
+        lines.extend(self.headers.iter().cloned());
         if self.has_length {
-            head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+            lines.push(format!("Content-Length: {}", self.body.len()));
         }
-        head.push_str("\r\n");
-        head.into_bytes()
+        lines.extend([String::new(), String::new()]);
+        lines.join("\r\n").into_bytes()
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -115,8 +115,8 @@ fn check_error(body: &[u8]) -> Result<(), Fault> {
 /// A stream ends with `[DONE]` or with an error that is nobody's fault here.
 fn check_stream(body: &[u8]) -> Result<(), Fault> {
     let text = str::from_utf8(body).map_err(|_| wrong("a stream that is no text"))?;
-    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    let last = data.last().ok_or_else(|| wrong("an empty stream"))?;
+    let mut data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let last = data.next_back().ok_or_else(|| wrong("an empty stream"))?;
     if last == "[DONE]" {
         return Ok(());
     }

@@ -1,0 +1,161 @@
+//! What whoever runs the server may change while it runs: its configuration and its log.
+//!
+//! Only the program around the server knows where the configuration is and where the log goes, so it does the work, as an
+//! [`Operator`]; this module asks it and tells clients what came of it.
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ServerConfig,
+    app::App,
+    body::JsonBody,
+    config::{Isolation, bind_refusal},
+    error::ApiError,
+};
+
+/// The program around the server.
+pub trait Operator: Send + Sync + 'static {
+    /// Reads the configuration again and puts in place what is not the server's. May block. On an error, which is told to whoever
+    /// asked, everything stays as it was.
+    fn reload(&self) -> Result<Reload, String>;
+
+    /// The levels of the log, as in `info,aluco::worker=warn`.
+    fn log_filter(&self) -> String;
+
+    /// Changes the levels of the log, until they are changed again; the error says what is wrong with them.
+    fn set_log_filter(&self, filter: &str) -> Result<(), String>;
+}
+
+/// A configuration that was read again.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// The server's part of it.
+    pub config: ServerConfig,
+    /// What came of it.
+    pub outcome: Reloaded,
+}
+
+/// What came of a reload, by the names of settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Those that hold now and did not before.
+    pub changed: Vec<String>,
+    /// Those that hold only after a restart.
+    pub needs_restart: Vec<String>,
+}
+
+impl App {
+    /// Has the configuration read again. Streams that run go on.
+    pub(crate) async fn reload(&self) -> Result<Reloaded, ApiError> {
+        let operator = self.operator()?.clone();
+        // One after the other, so that the configuration that was read last is the one that holds.
+        let _turn = self.reloading().lock().await;
+        let invalid =
+            |reason| ApiError::new(StatusCode::BAD_REQUEST, "invalid_configuration", reason);
+        let reload = tokio::task::spawn_blocking(move || operator.reload()).await;
+        let reload = reload
+            .map_err(|error| invalid(format!("reading the configuration failed: {error}")))?
+            .map_err(invalid)?;
+        if let Some(address) = self.address()
+            && let Some(refusal) = bind_refusal(&address, &reload.config.api_keys)
+        {
+            return Err(invalid(format!(
+                "{refusal}; the keys stay as they were. Stop the server to run it without"
+            )));
+        }
+        warn_of(&reload.config);
+        self.reconfigure(reload.config);
+        tracing::info!(
+            changed = reload.outcome.changed.join(","),
+            needs_restart = reload.outcome.needs_restart.join(","),
+            "the configuration was read again"
+        );
+        Ok(reload.outcome)
+    }
+}
+
+/// Tells what in the configuration cannot be meant.
+pub(crate) fn warn_of(config: &ServerConfig) {
+    if config.isolation == Isolation::Key && config.api_keys.is_empty() {
+        tracing::warn!(
+            "each API key is to have computed prompts of its own, but there are no API keys: all clients share them"
+        );
+    }
+}
+
+pub(crate) async fn reload(State(app): State<App>) -> Result<Json<Reloaded>, ApiError> {
+    Ok(Json(app.reload().await?))
+}
+
+/// The levels of the log.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LogBody {
+    filter: String,
+}
+
+pub(crate) async fn log(State(app): State<App>) -> Result<Json<LogBody>, ApiError> {
+    let filter = app.operator()?.log_filter();
+    Ok(Json(LogBody { filter }))
+}
+
+pub(crate) async fn set_log(
+    State(app): State<App>,
+    JsonBody(body): JsonBody<LogBody>,
+) -> Result<Json<LogBody>, ApiError> {
+    let operator = app.operator()?;
+    operator
+        .set_log_filter(&body.filter)
+        .map_err(|reason| ApiError::invalid_value("filter", reason))?;
+    let filter = operator.log_filter();
+    tracing::info!(filter, "log levels changed");
+    Ok(Json(LogBody { filter }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aluco_fleet::{Fleet, FleetConfig};
+
+    use super::*;
+
+    /// Has a configuration without keys.
+    struct Careless;
+
+    impl Operator for Careless {
+        fn reload(&self) -> Result<Reload, String> {
+            Ok(Reload {
+                config: ServerConfig::default(),
+                outcome: Reloaded::default(),
+            })
+        }
+
+        fn log_filter(&self) -> String {
+            String::new()
+        }
+
+        fn set_log_filter(&self, _: &str) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_others_reach_does_not_lose_its_last_key() {
+        for (address, may_lose_it) in [("127.0.0.1:1", true), ("192.0.2.1:1", false)] {
+            let nowhere = aluco_model::StoreConfig {
+                hub_cache: "/nonexistent".into(),
+                models: "/nonexistent".into(),
+            };
+            let fleet = Fleet::new(FleetConfig::new(aluco_model::Store::new(nowhere)));
+            let config = ServerConfig {
+                api_keys: vec!["key".to_owned()],
+                ..ServerConfig::default()
+            };
+            let app = App::new(fleet, config, Some(Arc::new(Careless)));
+            app.listens_at(address.parse().unwrap());
+            assert_eq!(app.reload().await.is_ok(), may_lose_it, "{address}");
+            assert_eq!(app.keys().is_empty(), may_lose_it, "{address}");
+        }
+    }
+}
