@@ -31,6 +31,7 @@ mod keep_alive;
 mod loading;
 mod locate;
 mod process;
+mod reconfigure;
 mod residency;
 mod restart;
 mod shared;

@@ -86,7 +86,7 @@ fn admit(
         .residency
         .get_mut(handle)
         .expect("the handle was just found under the same lock");
-    let config = &shared.config;
+    let config = shared.settings();
     resident.admit(client, config.load_options.sequences_max, config.queue_max)?;
     let outcome = resident.outcome.subscribe();
     state.residency.touch(handle, Instant::now());
@@ -107,8 +107,8 @@ pub(crate) async fn look_up(shared: &Shared, name: &str) -> Result<StoredModel, 
 }
 
 /// What the configuration says about a model, by whatever name it calls it.
-async fn terms(shared: &Shared, asked: &str, canonical: &str) -> Terms {
-    let config = &shared.config;
+pub(crate) async fn terms(shared: &Shared, asked: &str, canonical: &str) -> Terms {
+    let config = shared.settings();
     let mut terms = Terms {
         keep_alive: config.keep_alive,
         is_pinned: false,
@@ -179,7 +179,7 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
         let mut state = shared.state();
         let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
         let name: Arc<str> = Arc::from(resident.name.as_str());
-        let mut options = shared.config.load_options.clone();
+        let mut options = shared.settings().load_options.clone();
         if state.without_store.contains(&name) {
             turn_store_off(&mut options);
         }
@@ -318,14 +318,14 @@ fn begin_again(shared: &Shared, handle: ModelHandle) -> Result<(), Fault> {
 
 /// Waits for its turn to load, and brings it about by unloading others.
 async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(), Fault> {
-    let deadline = tokio::time::Instant::now() + shared.config.place_timeout;
+    let deadline = tokio::time::Instant::now() + shared.settings().place_timeout;
     let mut changed = shared.changed().subscribe();
     loop {
         // Victims are chosen and taken out of service under one lock, so that no request slips in between.
         let leaving: Vec<Leaving> = {
             let mut state = shared.state();
             let room = Room {
-                models_max: shared.config.models_max,
+                models_max: shared.settings().models_max,
                 bytes_needed: 0,
             };
             match state.residency.next_step(handle, room, Instant::now()) {
@@ -348,7 +348,7 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
         };
         if leaving.is_empty() {
             if timeout_at(deadline, changed.changed()).await.is_err() {
-                return Err(no_place(shared.config.models_max));
+                return Err(no_place(shared.settings().models_max));
             }
         } else {
             for leaving in leaving {

@@ -61,7 +61,7 @@ pub(crate) struct Resident {
     /// Its file; the first one if it is split.
     pub(crate) path: PathBuf,
     pub(crate) stage: Stage,
-    terms: Terms,
+    pub(crate) terms: Terms,
     /// Requests in flight, those that wait for the load included.
     pub(crate) requests: usize,
     /// How many of them each client has.

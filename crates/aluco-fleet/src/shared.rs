@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Instant,
 };
 
@@ -17,7 +17,9 @@ use crate::{
 
 /// The state of a fleet.
 pub(crate) struct Shared {
+    /// What it began with. Some of it can change; see [`Shared::settings`].
     pub(crate) config: FleetConfig,
+    pub(crate) settings: RwLock<Arc<FleetConfig>>,
     pub(crate) slot: Slot,
     pub(crate) nursery: Nursery,
     /// Cancelled when loads, starts and measurements must be given up.
@@ -41,6 +43,7 @@ impl Shared {
     pub(crate) fn new(config: FleetConfig) -> Self {
         Self {
             slot: Slot::new(&config),
+            settings: RwLock::new(Arc::new(config.clone())),
             config,
             nursery: Nursery::default(),
             stop: CancellationToken::new(),

@@ -103,7 +103,7 @@ impl Fleet {
         let state = shared.open_state()?;
         let is_loaded = state.residency.find(&stored.name).is_some();
         let room = Room {
-            models_max: shared.config.models_max,
+            models_max: shared.settings().models_max,
             bytes_needed: 0,
         };
         let unloads = if is_loaded {

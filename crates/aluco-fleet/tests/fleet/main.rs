@@ -6,5 +6,6 @@ mod dying;
 mod ending;
 mod generating;
 mod loading;
+mod reconfiguring;
 mod staying;
 mod world;
