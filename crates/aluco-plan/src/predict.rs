@@ -18,8 +18,10 @@ pub const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
 /// llama.cpp rounds contexts up to this many tokens.
 const CONTEXT_STEP: u64 = 256;
 
-/// What a worker holds beside what llama.cpp accounts for: its program, the vocabulary, threads' stacks. Measured on workers of
-/// `SmolLM2` (vocabulary of 49,152).
+/// Caches that are not predicted are taken for one part of so many of the keys and values, which is more than an index of them takes.
+const UNKNOWN_CACHES_SHARE: u64 = 3;
+
+/// An allowance for what a worker holds beside what llama.cpp accounts for: the vocabulary, work memory of CPU code, stacks.
 const WORKER_BYTES: Bytes = Bytes(48 << 20);
 const WORKER_BYTES_PER_VOCABULARY: Bytes = Bytes(512);
 
@@ -160,11 +162,11 @@ pub fn predict(shape: &Shape, options: &LoadOptions, setting: &Setting) -> Memor
     plan.add(Place::Device, Consumer::Weights, split.device_weights);
     for (index, layer) in shape.layers.iter().enumerate() {
         let place = split.place(index);
-        plan.add(
-            place,
-            Consumer::KvCache,
-            cells::kv(shape, layer, options, &frame),
-        );
+        let kv = cells::kv(shape, layer, options, &frame);
+        plan.add(place, Consumer::KvCache, kv);
+        if !shape.unknown.is_empty() {
+            plan.add(place, Consumer::KvCache, Bytes(kv.0 / UNKNOWN_CACHES_SHARE));
+        }
         plan.add(place, Consumer::RecurrentState, cells::state(layer, &frame));
     }
     if split.first_on_device < shape.layers.len() || split.is_output_on_device {
