@@ -20,3 +20,6 @@ pub use fix::{FixAction, PackageFamily, PackageOperation};
 pub use report::{Finding, Report, Unchecked, examine, examine_with};
 pub use rule::{Cost, Disagreement, Rule, Severity, Source};
 pub use version::Version;
+
+#[cfg(test)]
+mod tests;

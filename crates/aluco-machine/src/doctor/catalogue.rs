@@ -16,9 +16,9 @@ macro_rules! themes {
     };
 }
 
-const THEMES: [(&str, &str); 12] = themes![
+const THEMES: [(&str, &str); 11] = themes![
     "hardware", "memory", "kernel", "firmware", "iommu", "rocm", "vulkan", "access", "power",
-    "npu", "runtime", "logs",
+    "npu", "runtime",
 ];
 
 /// Every rule and table.

@@ -20,6 +20,13 @@ pub(crate) use evaluate::{Certainty, Scope, certainty, evaluate};
 pub(crate) use parse::parse;
 pub(crate) use value::{Operand, Unknown, Value};
 
+/// Where variables of the environment are told, the likeliest to hold first.
+const SETTINGS: [[&str; 2]; 3] = [
+    ["environment", "running"],
+    ["environment", "own"],
+    ["environment", "configured"],
+];
+
 /// A parsed expression.
 #[derive(Debug, Clone)]
 pub(crate) enum Expression {
@@ -88,11 +95,15 @@ pub(crate) enum Function {
     If,
     /// A row of a table: `table("rocm-on-kernel", version)`; `none` if no row fits.
     Table,
+    /// A variable of the environment with its `name`, `value` and `file`, from wherever it is set; `none` if it is not.
+    Setting,
+    /// An entry of a map whose name is no word: `entry(software.packages, "amdgpu-dkms")`.
+    Entry,
 }
 
 impl Function {
     /// Its name in an expression and how many arguments it takes, at least and at most.
-    const TABLE: [(&'static str, Self, usize, usize); 15] = [
+    const TABLE: [(&'static str, Self, usize, usize); 17] = [
         ("known", Self::Known, 1, 1),
         ("absent", Self::Absent, 1, 1),
         ("default", Self::Default, 2, 2),
@@ -108,6 +119,8 @@ impl Function {
         ("number", Self::Number, 1, 1),
         ("if", Self::If, 3, 3),
         ("table", Self::Table, 2, 2),
+        ("setting", Self::Setting, 1, 1),
+        ("entry", Self::Entry, 2, 2),
     ];
 
     fn named(name: &str) -> Option<(Self, usize, usize)> {
@@ -120,12 +133,12 @@ impl Expression {
     /// Every path it reads, those of items (`it.…`) left out.
     pub(crate) fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
-        self.visit(&mut |expression| {
-            if let Self::Path(segments) = expression
-                && segments[0] != "it"
-            {
-                paths.push(segments.join("."));
+        self.visit(&mut |expression| match expression {
+            Self::Path(segments) if segments[0] != "it" => paths.push(segments.join(".")),
+            Self::Call(Function::Setting, _) => {
+                paths.extend(SETTINGS.iter().map(|path| path.join(".")));
             }
+            _ => {}
         });
         paths
     }

@@ -167,7 +167,7 @@ impl Rule {
             message: self.message.render_anyway(&scope),
             why: self.why.render_anyway(&scope),
             fix,
-            undo: self.undo.clone(),
+            undo: self.undo.render_anyway(&scope),
             sources: self.sources.clone(),
             disagreements: self.disagreements.clone(),
             measure: self.measure.clone(),

@@ -119,7 +119,7 @@ pub struct Rule {
     #[serde(default, rename = "fix")]
     pub(super) fixes: Vec<Fix>,
     /// How to take it back.
-    pub undo: String,
+    pub(super) undo: Template,
     /// The command that would settle it on this machine.
     pub measure: Option<String>,
     /// Who says so.
@@ -171,6 +171,26 @@ impl Rule {
             .map(|condition| condition.text.as_str())
     }
 
+    /// What it says when it fires, as its file says it: with expressions in braces.
+    pub fn message(&self) -> &str {
+        self.message.text()
+    }
+
+    /// Why it matters, as its file says it.
+    pub fn why(&self) -> &str {
+        self.why.text()
+    }
+
+    /// How to take it back, as its file says it.
+    pub fn undo(&self) -> &str {
+        self.undo.text()
+    }
+
+    /// What to do, as its file says it.
+    pub fn actions(&self) -> impl Iterator<Item = &FixAction> {
+        self.fixes.iter().map(|fix| &fix.action)
+    }
+
     /// What it looks for, as its file says it.
     pub fn condition(&self) -> &str {
         &self.condition.text
@@ -196,6 +216,7 @@ impl Rule {
             .collect();
         expressions.extend(self.message.expressions());
         expressions.extend(self.why.expressions());
+        expressions.extend(self.undo.expressions());
         expressions
     }
 

@@ -10,6 +10,7 @@ use super::expression::{Expression, Scope, Unknown, Value, evaluate, parse};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Template {
+    text: String,
     parts: Vec<Part>,
 }
 
@@ -56,7 +57,7 @@ impl TryFrom<String> for Template {
         }
         plain.push_str(rest);
         parts.push(Part::Text(plain));
-        Ok(Self { parts })
+        Ok(Self { parts, text })
     }
 }
 
@@ -73,6 +74,11 @@ fn value(inner: &str) -> Result<Part, String> {
 }
 
 impl Template {
+    /// As it is written.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Its expressions.
     pub(super) fn expressions(&self) -> impl Iterator<Item = &Expression> {
         self.parts.iter().filter_map(|part| match part {

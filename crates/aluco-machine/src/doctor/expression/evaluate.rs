@@ -221,7 +221,38 @@ impl Evaluation<'_> {
                 };
                 self.scope.row(&name, &self.value(&arguments[1])?)
             }
+            Function::Setting => self.setting(&self.value(&arguments[0])?),
+            Function::Entry => match (self.value(&arguments[0])?, self.value(&arguments[1])?) {
+                (whole, Value::Text(name)) => descend(whole, &[name]),
+                (_, other) => Err(mismatch(format!("{} is no name", other.kind()))),
+            },
         }
+    }
+
+    fn setting(&self, name: &Value) -> Operand {
+        let mut missing = None;
+        for path in super::SETTINGS {
+            let settings = match self.scope.fact(&path.map(str::to_owned)) {
+                Ok(Value::List(settings)) => settings,
+                Ok(_) => continue,
+                Err(unknown) => {
+                    if !unknown.is_absence() {
+                        missing = Some(unknown);
+                    }
+                    continue;
+                }
+            };
+            let found = settings.into_iter().find(|setting| match setting {
+                Value::Record(fields) => {
+                    matches!(fields.get("name"), Some(Ok(found)) if found.same(name))
+                }
+                _ => false,
+            });
+            if let Some(setting) = found {
+                return Ok(setting);
+            }
+        }
+        missing.map_or(Ok(Value::None), Err)
     }
 
     fn over<'a>(&'a self, item: &'a Value) -> Evaluation<'a> {
