@@ -16,7 +16,7 @@ use aluco_proto::{DeviceMemory, LoadOptions};
 use serde::{Deserialize, Serialize};
 
 pub use refusal::{Refusal, Tight};
-pub use report::{HolderReport, LedgerReport};
+pub use report::{Fit, HolderReport, LedgerReport};
 pub use ways::WayOut;
 
 use crate::{
@@ -122,18 +122,31 @@ impl Ledger {
 
     /// Reserves what a model is predicted to take, or says why it cannot be and what could be done.
     pub fn admit(&mut self, candidate: &Candidate<'_>) -> Result<Reservation, Box<Refusal>> {
-        let plan = self.check(candidate)?;
-        Ok(self.enter(candidate.name, &plan.items))
+        let fit = self.check(candidate)?;
+        Ok(self.enter(candidate.name, &fit.plan.items))
     }
 
     /// The same without reserving: what a model would take, if it fits.
-    pub fn check(&self, candidate: &Candidate<'_>) -> Result<MemoryPlan, Box<Refusal>> {
+    pub fn check(&self, candidate: &Candidate<'_>) -> Result<Fit, Box<Refusal>> {
         let plan = candidate.plan();
         if self.fits(&plan.items, None) {
-            Ok(plan)
+            Ok(Fit {
+                model: candidate.name.to_owned(),
+                free_bytes: self.pool.budget.together.less(self.held()),
+                plan,
+            })
         } else {
             Err(Box::new(Refusal::of(self, candidate, &plan)))
         }
+    }
+
+    /// The reservations of a model, by its name: none if it is not in.
+    pub fn find(&self, name: &str) -> Vec<Reservation> {
+        let holders = self.holders.iter();
+        holders
+            .filter(|(_, holder)| holder.name == name)
+            .map(|(reservation, _)| *reservation)
+            .collect()
     }
 
     /// Replaces weights, context and compute buffers by what llama.cpp measured (`LoadedModel::memory`); stored prompts and the worker's own

@@ -9,8 +9,8 @@ mod shape;
 
 pub use bytes::Bytes;
 pub use ledger::{
-    Candidate, Entry, HolderReport, Ledger, LedgerReport, Origin, OverBudget, Refusal, Reservation,
-    Tight, WayOut,
+    Candidate, Entry, Fit, HolderReport, Ledger, LedgerReport, Origin, OverBudget, Refusal,
+    Reservation, Tight, WayOut,
 };
 pub use predict::{
     CONTEXT_TOKENS_DEFAULT, Consumer, Item, MemoryPlan, Place, Setting, default_store_bytes,

@@ -2,7 +2,7 @@
 //!
 //! Two signs are watched: how much is available, and how long tasks wait for memory (PSI). The gauge has no clock and reads no file.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,17 +67,19 @@ impl PressureGauge {
     /// Takes a reading in. `now`: time since any fixed moment, never earlier than before.
     pub fn observe(&mut self, reading: &Reading, now: Duration) -> Pressure {
         let sign = sign(reading, self.level);
-        if sign > self.level {
-            self.step(sign, now);
-        } else if sign == self.level {
-            self.better_since = None;
-            if sign == Pressure::ShrinkCache && now.saturating_sub(self.since) >= PATIENCE {
-                self.step(Pressure::EvictIdle, now);
+        match sign.cmp(&self.level) {
+            Ordering::Greater => self.step(sign, now),
+            Ordering::Equal => {
+                self.better_since = None;
+                if sign == Pressure::ShrinkCache && now.saturating_sub(self.since) >= PATIENCE {
+                    self.step(Pressure::EvictIdle, now);
+                }
             }
-        } else {
-            let since = *self.better_since.get_or_insert(now);
-            if now.saturating_sub(since) >= RELIEF {
-                self.step(self.level.below(), now);
+            Ordering::Less => {
+                let since = *self.better_since.get_or_insert(now);
+                if now.saturating_sub(since) >= RELIEF {
+                    self.step(self.level.below(), now);
+                }
             }
         }
         self.level

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Candidate, HolderReport, Ledger, WayOut, by_place,
-    report::{Lines, holders, thousands},
+    report::{Lines, holders, needed_for},
     ways::ways,
 };
 use crate::{Bytes, Item, MemoryPlan, Place};
@@ -98,12 +98,7 @@ impl fmt::Display for Refusal {
         )?;
         let mut needed = Lines::new("NEEDED");
         for item in self.needed.iter().filter(|item| self.counts(item.place)) {
-            let name = match item.consumer {
-                crate::Consumer::KvCache => {
-                    format!("KV cache of {} tokens", thousands(self.context_tokens))
-                }
-                consumer => consumer.name().to_owned(),
-            };
+            let name = needed_for(item.consumer, self.context_tokens);
             needed.add(&name, item.bytes);
         }
         needed.add("in all", self.needed_bytes);

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Ledger, Tight, by_place};
 use crate::{
-    Bytes, Consumer, Place, Pressure,
-    pool::{Budget, Limit},
+    Bytes, Consumer, MemoryPlan, Place, Pressure,
+    pool::{Budget, Limit, Pool},
 };
 
 /// The state of a ledger, for programs and people.
@@ -82,6 +82,82 @@ impl Ledger {
             host_limits: pool.host_limits.clone(),
             device_limits: pool.device_limits.clone(),
         }
+    }
+}
+
+impl LedgerReport {
+    /// The ledger that this tells of: what would fit can be tried on it.
+    pub fn ledger(&self) -> Ledger {
+        let other = |consumer| {
+            let mut others = self.holders.iter();
+            others
+                .find(|holder| holder.consumer == Some(consumer))
+                .map_or(Bytes::ZERO, |holder| holder.bytes)
+        };
+        let mut ledger = Ledger::new(Pool {
+            budget: self.budget,
+            reserve: other(Consumer::Reserve),
+            others: other(Consumer::OtherPrograms),
+            machine: self.machine_bytes,
+            unified: self.unified,
+            host_limits: self.host_limits.clone(),
+            device_limits: self.device_limits.clone(),
+        });
+        for holder in &self.holders {
+            let Some(model) = &holder.model else { continue };
+            let items: Vec<_> = holder.entries.iter().map(|entry| entry.item).collect();
+            let reservation = ledger.enter(model, &items);
+            let entered = ledger.holder(reservation);
+            entered.entries.clone_from(&holder.entries);
+            entered.is_idle = holder.is_idle;
+        }
+        ledger
+    }
+}
+
+/// A model that fits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fit {
+    /// The model.
+    pub model: String,
+    /// What it will take.
+    pub plan: MemoryPlan,
+    /// Bytes that are free before it is loaded.
+    pub free_bytes: Bytes,
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.plan.total();
+        writeln!(
+            f,
+            "{} fits: it needs {total}, and {} are free.\n",
+            self.model, self.free_bytes
+        )?;
+        let mut lines = Lines::new("NEEDED");
+        for item in &self.plan.items {
+            let place = if item.place == Place::Device {
+                ", GPU"
+            } else {
+                ""
+            };
+            let name = needed_for(item.consumer, self.plan.context_tokens);
+            lines.add(&format!("{name}{place}"), item.bytes);
+        }
+        lines.add("in all", total);
+        let share = self.plan.error_share * 100.0;
+        write!(
+            f,
+            "{lines}\nPredicted from the header, within {share:.0} %.\n"
+        )
+    }
+}
+
+/// What bytes are needed for, in words.
+pub(super) fn needed_for(consumer: Consumer, context_tokens: u64) -> String {
+    match consumer {
+        Consumer::KvCache => format!("KV cache of {} tokens", thousands(context_tokens)),
+        consumer => consumer.name().to_owned(),
     }
 }
 

@@ -135,6 +135,17 @@ fn a_model_that_does_not_fit_is_told_what_would_help() {
 }
 
 #[test]
+fn a_model_that_fits_is_told_in_the_same_words() {
+    let ledger = Ledger::new(shared(64, 60));
+    let (shape, options) = (shape(8), options(8192));
+    let candidate = Candidate {
+        setting: GPU,
+        ..candidate("owl:8b", &shape, &options)
+    };
+    insta::assert_snapshot!(ledger.check(&candidate).unwrap());
+}
+
+#[test]
 fn without_idle_models_the_cache_and_the_context_give_way() {
     let ledger = Ledger::new(plain(20));
     let large = shape(14);
@@ -275,7 +286,10 @@ fn what_was_measured_takes_the_place_of_what_was_predicted() {
     let report = ledger.report(Pressure::Calm);
     insta::assert_snapshot!(report);
     let json = serde_json::to_string(&report).unwrap();
-    assert_eq!(serde_json::from_str::<LedgerReport>(&json).unwrap(), report);
+    let read: LedgerReport = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, report);
+    assert_eq!(read.ledger().report(Pressure::Calm), report);
+    assert_eq!(ledger.find("owl:8b"), [reservation]);
     ledger.release(reservation);
     assert_eq!(ledger.held(), Bytes::ZERO);
 }

@@ -68,6 +68,18 @@ pub struct GpuFacts {
 }
 
 impl GpuFacts {
+    /// A card that another driver than amdgpu tells of, with memory of its own.
+    pub fn told(name: &str, total: Bytes, free: Bytes) -> Self {
+        Self {
+            source: name.to_owned(),
+            is_integrated: false,
+            vram_total: total,
+            vram_used: total.less(free),
+            gtt_total: Bytes::ZERO,
+            gtt_used: Bytes::ZERO,
+        }
+    }
+
     /// What it can compute on.
     pub fn capacity(&self) -> Bytes {
         if self.is_integrated {
