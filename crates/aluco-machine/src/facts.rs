@@ -11,6 +11,7 @@ mod disk;
 mod environment;
 mod firmware;
 mod gpu;
+mod identity;
 mod iommu;
 mod kernel;
 mod kfd;
@@ -22,9 +23,12 @@ mod network;
 mod npu;
 mod power;
 mod process;
+mod read;
 mod software;
 mod system;
 mod tree;
+
+use std::thread::{self, ScopedJoinHandle};
 
 pub use access::{Access, DeviceNode};
 pub use boot::{Boot, BootLoader};
@@ -34,6 +38,7 @@ pub use disk::{Disk, DiskKind, Folder};
 pub use environment::{Environment, Setting};
 pub use firmware::Firmware;
 pub use gpu::{ClockStep, Gpu, GpuMemory, GpuMetrics, Sensors, Throttle};
+pub use identity::Identity;
 pub use iommu::{Iommu, IommuMode};
 pub use kernel::{Kernel, KernelVersion};
 pub use kfd::{Kfd, KfdBank, KfdNode};
@@ -50,7 +55,7 @@ pub use software::{Rocm, Software, Vulkan, VulkanDevice, VulkanIcd};
 pub use system::{Board, Distribution};
 pub use tree::{Fact, FactTree};
 
-use crate::root::Root;
+use crate::root::{Command, Root};
 
 /// Everything that is known of a machine at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -107,19 +112,6 @@ pub struct Facts {
     pub processes: Processes,
 }
 
-/// What machine this is, told from the other facts.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Identity {
-    /// Whether its GPU is that of Strix Halo: gfx1151 in the KFD topology, or the PCI id `1002:1586`.
-    pub strix_halo: Known<bool>,
-    /// The GPU by its usual name, such as `Radeon 8060S`, told from its compute units.
-    pub gpu_name: Known<String>,
-    /// Whether CPU and GPU share one memory.
-    pub unified_memory: Known<bool>,
-    /// What the memory can deliver at best, in bytes per second, told from its clock and width.
-    pub memory_bandwidth: Known<u64>,
-}
-
 /// What a snapshot is asked to look at besides the machine itself.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -146,9 +138,67 @@ impl Facts {
         FactTree::new(self)
     }
 
-    /// Takes a snapshot.
+    /// Takes a snapshot. It takes as long as the slowest command that is asked, at most a second and a half, and a tenth of that where none is
+    /// installed.
     pub fn collect(root: &Root, request: &Request) -> Self {
-        let _ = (root, request);
-        Self::default()
+        let distribution = Distribution::collect(root);
+        thread::scope(|scope| {
+            let packages = scope.spawn(|| Software::collect(root, &distribution));
+            let vulkaninfo = scope.spawn(|| root.command(Command::Vulkaninfo));
+            let tuned = scope.spawn(|| root.command(Command::TunedActive));
+            let profile = scope.spawn(|| root.command(Command::PowerProfile));
+
+            let container = Container::collect(root);
+            let kernel = Kernel::collect(root);
+            let gpus = Gpu::collect_all(root);
+            let kfd = Kfd::collect(root);
+            let processes = Processes::collect(root);
+            let folders = std::iter::once("/").chain(request.folders.iter().map(String::as_str));
+            let folders = folders.map(|path| Folder::collect(root, path)).collect();
+            let software = joined(packages);
+            let npu = Npu::collect(root, &software.packages);
+            let mut facts = Self {
+                cpu: Cpu::collect(root),
+                memory: Memory::collect(root),
+                board: Board::collect(root),
+                boot: Boot::collect(root, &kernel, &container),
+                modules: Modules::collect(root),
+                access: Access::collect(root, kfd.gpu().map(|node| node.render_minor)),
+                limits: Limits::collect(root),
+                environment: Environment::collect(root, &processes),
+                disks: Disk::collect(root),
+                links: Link::collect_all(root),
+                rocm: Rocm::collect(root, &software.packages),
+                vulkan: Vulkan::collect(root, joined(vulkaninfo), &software.packages),
+                power: Power::collect(root, joined(tuned), joined(profile)),
+                folders,
+                gpus,
+                kfd,
+                kernel,
+                npu,
+                container,
+                processes,
+                software,
+                ..Self::default()
+            };
+            let gpu = facts.primary_gpu();
+            let slot = gpu.and_then(|gpu| gpu.slot.get()).map(String::as_str);
+            let npu = facts.npu.slot.get().map(String::as_str);
+            let iommu = Iommu::collect(root, slot, npu);
+            let firmware = Firmware::collect(root, &facts.software.packages, gpu, &facts.container);
+            facts.iommu = iommu;
+            facts.firmware = firmware;
+            identity::complete_memory(&mut facts);
+            facts.identity = Identity::tell(&facts);
+            facts.distribution = distribution.clone();
+            facts
+        })
+    }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }

@@ -12,6 +12,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 pub use bundle::{Bundle, Entry, Special};
 pub use command::Command;
+pub(crate) use command::PACKAGES;
 pub use error::ReadError;
 use serde::{Deserialize, Serialize};
 
@@ -212,17 +213,15 @@ impl Root {
 
     /// What a command writes to standard output. Only the machine that we run on is asked; of others it stands in `/commands/NAME`.
     pub fn command(&self, command: Command) -> Result<String, ReadError> {
-        match &*self.source {
-            Source::Live(_) => command.run(),
-            _ => {
-                let path = format!("/commands/{}", command.name());
-                self.text_up_to(&path, Command::BYTES_MAX)
-                    .map_err(|error| match error.because {
-                        Because::Absent => ReadError::new(command.typed(), Because::Absent),
-                        _ => error,
-                    })
-            }
+        if self.is_live() {
+            return command.run();
         }
+        let path = format!("/commands/{}", command.name());
+        let answer = self.text_up_to(&path, Command::BYTES_MAX);
+        answer.map_err(|error| match error.because {
+            Because::Absent => ReadError::new(command.typed(), Because::Absent),
+            _ => error,
+        })
     }
 }
 

@@ -1,10 +1,13 @@
 //! GPUs, as the kernel shows them below `/sys/class/drm`.
 
-use std::collections::BTreeMap;
+mod metrics;
+
+use std::{collections::BTreeMap, sync::mpsc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::Known;
+use super::{Because, Known, read};
+use crate::root::{ReadError, Root};
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -146,5 +149,263 @@ impl Gpu {
     pub fn is_strix_halo(&self) -> bool {
         let is = |known: &Known<String>, id| known.get().is_some_and(|text| text == id);
         is(&self.vendor, "1002") && is(&self.device, "1586")
+    }
+}
+
+pub(crate) const DRM: &str = "/sys/class/drm";
+
+/// Clock domains that are told.
+pub(crate) const CLOCKS: &[&str] = &["sclk", "mclk", "fclk", "socclk"];
+
+/// How long a driver may take to answer. One whose GPU hangs may never.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+impl Gpu {
+    pub(super) fn collect_all(root: &Root) -> Vec<Self> {
+        let cards = read::files(root, DRM, |name| {
+            let number = name.strip_prefix("card");
+            number.is_some_and(|number| {
+                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+            })
+        });
+        let gpus = cards.iter().filter_map(|card| Self::identify(root, card));
+        gpus.take(16).map(|gpu| gpu.complete(root)).collect()
+    }
+
+    /// What the PCI bus tells, which works also when the GPU hangs. `None` if there is no device behind the card.
+    fn identify(root: &Root, card: &str) -> Option<Self> {
+        let device = format!("{DRM}/{card}/device");
+        let digits = |name: &str, count: usize| {
+            read::parsed(root, &format!("{device}/{name}"), "a PCI number", |text| {
+                read::pci_digits(text, count)
+            })
+        };
+        let vendor = digits("vendor", 4);
+        if vendor
+            .why()
+            .is_some_and(|(because, _)| matches!(because, Because::Absent | Because::Loop))
+        {
+            return None;
+        }
+        let path = format!("{device}/uevent");
+        let uevent = root.text(&path);
+        let word = |name: &str| {
+            read::told(&uevent, &path, name, |text| {
+                read::assignment(text, name).map(str::to_owned)
+            })
+        };
+        let subsystem = match (digits("subsystem_vendor", 4), digits("subsystem_device", 4)) {
+            (Known::Value { value, source }, Known::Value { value: device, .. }) => {
+                Known::value(format!("{value}:{device}"), source)
+            }
+            (unknown @ Known::Unknown { .. }, _) | (_, unknown) => unknown,
+        };
+        Some(Self {
+            card: card.to_owned(),
+            slot: word("PCI_SLOT_NAME"),
+            vendor,
+            device: digits("device", 4),
+            revision: digits("revision", 2),
+            subsystem,
+            driver: word("DRIVER"),
+            ..Self::default()
+        })
+    }
+
+    /// Asks the driver, and does not wait for one that does not answer.
+    fn complete(self, root: &Root) -> Self {
+        let (asked, root) = (self.clone(), root.clone());
+        let (send, answer) = mpsc::channel();
+        // If nobody waits any more, nobody wants the answer.
+        std::thread::spawn(move || drop(send.send(asked.ask(&root))));
+        answer
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| self.silent())
+    }
+
+    fn ask(mut self, root: &Root) -> Self {
+        let device = format!("{DRM}/{}/device", self.card);
+        let path = |name: &str| format!("{device}/{name}");
+        let bytes = |name: &str| read::number(root, &path(name));
+        self.vbios = read::line(root, &path("vbios_version"));
+        self.memory = GpuMemory {
+            vram_total_bytes: bytes("mem_info_vram_total"),
+            vram_used_bytes: bytes("mem_info_vram_used"),
+            gtt_total_bytes: bytes("mem_info_gtt_total"),
+            gtt_used_bytes: bytes("mem_info_gtt_used"),
+        };
+        let percent = |name: &str| {
+            read::parsed(root, &path(name), "a share in percent", |text| {
+                text.parse().ok().filter(|percent| *percent <= 100)
+            })
+        };
+        self.busy_percent = percent("gpu_busy_percent");
+        self.video_busy_percent = percent("vcn_busy_percent");
+        let clocks = CLOCKS.iter().map(|name| {
+            let path = path(&format!("pp_dpm_{name}"));
+            let steps = read::parsed(root, &path, "a list of clocks", clock_steps);
+            ((*name).to_owned(), steps)
+        });
+        self.clocks = clocks.collect();
+        self.performance_level = read::line(root, &path("power_dpm_force_performance_level"));
+        self.sensors = Sensors::collect(root, &path("hwmon"));
+        self.metrics = metrics(root, &path("gpu_metrics"));
+        self.firmware = firmware(root, &path("fw_version"));
+        self.built_in_screen = self.built_in_screen(root);
+        self
+    }
+
+    fn built_in_screen(&self, root: &Root) -> Known<bool> {
+        match root.names(DRM) {
+            Ok(names) => {
+                let begin = format!("{}-eDP-", self.card);
+                Known::value(names.iter().any(|name| name.starts_with(&begin)), DRM)
+            }
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Nothing but what the bus tells.
+    fn silent(self) -> Self {
+        fn silence<T>() -> Known<T> {
+            Known::unknown(
+                Because::TimedOut,
+                format!(
+                    "the driver did not answer within {} ms",
+                    PATIENCE.as_millis()
+                ),
+            )
+        }
+        Self {
+            vbios: silence(),
+            memory: GpuMemory {
+                vram_total_bytes: silence(),
+                vram_used_bytes: silence(),
+                gtt_total_bytes: silence(),
+                gtt_used_bytes: silence(),
+            },
+            busy_percent: silence(),
+            video_busy_percent: silence(),
+            performance_level: silence(),
+            sensors: Sensors {
+                power_mw: silence(),
+                temperature_mc: silence(),
+                clock_hz: silence(),
+            },
+            metrics: silence(),
+            firmware: silence(),
+            built_in_screen: silence(),
+            ..self
+        }
+    }
+
+    /// The highest clock of a domain, in MHz.
+    pub fn clock_max_mhz(&self, domain: &str) -> Option<u32> {
+        let steps = self.clocks.get(domain)?.get()?;
+        steps.iter().map(|step| step.mhz).max()
+    }
+}
+
+impl Sensors {
+    fn collect(root: &Root, folder: &str) -> Self {
+        let names = root.names(folder);
+        let amdgpu = names.as_ref().ok().and_then(|names| {
+            let is_amdgpu = |name: &&String| {
+                let path = format!("{folder}/{name}/name");
+                read::line(root, &path)
+                    .get()
+                    .is_some_and(|name| name == "amdgpu")
+            };
+            names.iter().find(is_amdgpu)
+        });
+        let Some(name) = amdgpu else {
+            fn none<T>(folder: &str, error: Option<ReadError>) -> Known<T> {
+                match error {
+                    Some(error) => error.into(),
+                    None => Known::unknown(Because::Absent, format!("no sensors in {folder}")),
+                }
+            }
+            let error = || names.as_ref().err().cloned();
+            return Self {
+                power_mw: none(folder, error()),
+                temperature_mc: none(folder, error()),
+                clock_hz: none(folder, error()),
+            };
+        };
+        let path = |file: &str| format!("{folder}/{name}/{file}");
+        let power = |file: &str| read::number::<u64>(root, &path(file)).map(|uw| uw / 1000);
+        Self {
+            power_mw: power("power1_average").or_else(|| power("power1_input")),
+            temperature_mc: read::number(root, &path("temp1_input")),
+            clock_hz: read::number(root, &path("freq1_input")),
+        }
+    }
+}
+
+fn metrics(root: &Root, path: &str) -> Known<GpuMetrics> {
+    match root.read_up_to(path, metrics::BYTES_MAX) {
+        Ok(table) => match GpuMetrics::parse(&table) {
+            Some(metrics) => Known::value(metrics, path),
+            None => Known::unknown(
+                Because::Malformed,
+                format!("{path}: {} bytes do not fit their header", table.len()),
+            ),
+        },
+        Err(error) => error.into(),
+    }
+}
+
+/// Versions by part: `mes_fw_version` is that of `mes`.
+fn firmware(root: &Root, folder: &str) -> Known<BTreeMap<String, String>> {
+    let names = match root.names(folder) {
+        Ok(names) => names,
+        Err(error) => return error.into(),
+    };
+    let versions = names.iter().take(64).filter_map(|name| {
+        let part = name.strip_suffix("_fw_version")?;
+        let version = read::line(root, &format!("{folder}/{name}"));
+        let version = version
+            .get()
+            .filter(|version| read::hexadecimal(version).is_some())?;
+        Some((part.to_owned(), version.clone()))
+    });
+    Known::value(versions.collect(), folder)
+}
+
+/// `1: 2787Mhz *`, one a line.
+fn clock_steps(text: &str) -> Option<Vec<ClockStep>> {
+    let steps: Option<Vec<ClockStep>> = text.lines().take(64).map(clock_step).collect();
+    steps.filter(|steps| !steps.is_empty())
+}
+
+fn clock_step(line: &str) -> Option<ClockStep> {
+    let (_, clock) = line.split_once(':')?;
+    let mut words = clock.split_ascii_whitespace();
+    let clock = words.next()?;
+    let digits = clock.len()
+        - clock
+            .trim_start_matches(|letter: char| letter.is_ascii_digit())
+            .len();
+    if !clock[digits..].eq_ignore_ascii_case("mhz") {
+        return None;
+    }
+    Some(ClockStep {
+        mhz: clock[..digits].parse().ok()?,
+        chosen: words.next() == Some("*"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_may_have_two_stars_and_trailing_spaces() {
+        let steps = clock_steps("0: 600Mhz \n1: 1472Mhz *\n2: 1472Mhz *").unwrap();
+        let told: Vec<_> = steps.iter().map(|step| (step.mhz, step.chosen)).collect();
+        assert_eq!(told, [(600, false), (1472, true), (1472, true)]);
+        for rubbish in ["", "::\n*", "0: 99999999999Mhz", "0: 600", "0: Mhz"] {
+            assert_eq!(clock_steps(rubbish), None, "{rubbish}");
+        }
     }
 }

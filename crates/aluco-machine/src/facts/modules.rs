@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Known;
+use super::{Because, Known, read};
+use crate::root::Root;
 
 /// Parameters of the kernel modules that matter.
 ///
@@ -40,4 +41,146 @@ pub struct ModuleOption {
     pub value: String,
     /// The file that says so.
     pub file: String,
+}
+
+/// The modules whose settings are told.
+pub(crate) const MODULES: &[&str] = &["ttm", "amdttm", "amdgpu", "amdxdna"];
+
+/// Where modprobe reads its settings, in the order in which files hide others of their name.
+pub(crate) const FOLDERS: &[&str] = &[
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+];
+
+impl Modules {
+    pub(super) fn collect(root: &Root) -> Self {
+        let mut options = Vec::new();
+        let mut blacklist = Vec::new();
+        let files = read::layered(root, FOLDERS, ".conf");
+        let mut refused = None;
+        for file in &files {
+            match root.text(file) {
+                Ok(text) => settings(&text, file, &mut options, &mut blacklist),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let source = FOLDERS[0];
+        // A file that cannot be read may hold what matters, unless something that matters was found already.
+        let (options, blacklist) = match refused {
+            Some(error) if options.is_empty() => (error.clone().into(), error.into()),
+            _ => (
+                Known::value(options, source),
+                Known::value(blacklist, source),
+            ),
+        };
+        let version = |module: &str| {
+            let path = format!("/sys/module/{module}/version");
+            read::line(root, &path)
+        };
+        Self {
+            ttm: parameters(root, "ttm"),
+            amdttm: parameters(root, "amdttm"),
+            amdgpu: parameters(root, "amdgpu"),
+            amdxdna: parameters(root, "amdxdna"),
+            amdgpu_version: version("amdgpu"),
+            amdxdna_version: version("amdxdna"),
+            options,
+            blacklist,
+        }
+    }
+}
+
+fn parameters(root: &Root, module: &str) -> Known<BTreeMap<String, String>> {
+    let folder = format!("/sys/module/{module}");
+    if let Err(error) = root.node(&folder) {
+        return match error.because {
+            Because::Absent => Known::unknown(
+                Because::Absent,
+                format!("the module {module} is not loaded"),
+            ),
+            _ => error.into(),
+        };
+    }
+    let folder = format!("{folder}/parameters");
+    let names = match root.names(&folder) {
+        Ok(names) => names,
+        // A module without parameters has no such folder.
+        Err(error) if error.because == Because::Absent => Vec::new(),
+        Err(error) => return error.into(),
+    };
+    let mut refused = None;
+    let mut parameters = BTreeMap::new();
+    for name in names.into_iter().take(512) {
+        match root.text(&format!("{folder}/{name}")) {
+            Ok(text) => {
+                let value: String = text.trim().chars().take(256).collect();
+                parameters.insert(name, value);
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) if parameters.is_empty() => error.into(),
+        _ => Known::value(parameters, folder),
+    }
+}
+
+/// Reads a file of modprobe's. A backslash at the end of a line joins the next one to it.
+fn settings(text: &str, file: &str, options: &mut Vec<ModuleOption>, blacklist: &mut Vec<String>) {
+    let joined = text.replace("\\\n", " ");
+    for line in joined.lines() {
+        let line = line.trim();
+        if line.starts_with('#') || options.len() > 1024 {
+            continue;
+        }
+        let mut words = super::kernel::arguments(line).into_iter();
+        let (command, module) = (words.next(), words.next());
+        let Some(module) = module.map(|name| name.replace('-', "_")) else {
+            continue;
+        };
+        if !MODULES.contains(&&*module) {
+            continue;
+        }
+        match command.as_deref() {
+            Some("blacklist") => blacklist.push(module),
+            Some("options") => options.extend(words.filter_map(|word| {
+                let (name, value) = word.split_once('=').unwrap_or((&word, ""));
+                (!name.is_empty()).then(|| ModuleOption {
+                    module: module.clone(),
+                    name: name.to_owned(),
+                    value: value.chars().take(256).collect(),
+                    file: file.to_owned(),
+                })
+            })),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_told_one_by_one_and_comments_are_not() {
+        let text = "# options ttm pages_limit=1\noptions ttm pages_limit=2 \\\n  page_pool_size=3\noptions snd x=1\nblacklist amdgpu\nblacklist pcspkr\noptions amdgpu =x gttsize\noptions\n";
+        let (mut options, mut blacklist) = (Vec::new(), Vec::new());
+        settings(text, "/f", &mut options, &mut blacklist);
+        let told: Vec<_> = options
+            .iter()
+            .map(|option| (&*option.module, &*option.name, &*option.value))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("ttm", "pages_limit", "2"),
+                ("ttm", "page_pool_size", "3"),
+                ("amdgpu", "gttsize", "")
+            ]
+        );
+        assert_eq!(blacklist, ["amdgpu"]);
+    }
 }
