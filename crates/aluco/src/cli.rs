@@ -6,6 +6,7 @@ mod overrides;
 
 use std::path::PathBuf;
 
+use aluco_fleet::KeepAlive;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench_shorts::expand;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Show the models that a running server holds
     Ps(PsArgs),
+    /// Have a running server load a model
+    Load(LoadArgs),
     /// Unload a model, or stop the server
     Stop(StopArgs),
     /// Download a model
@@ -78,6 +81,7 @@ impl Command {
             Self::Run(args) => &args.overrides.given,
             Self::Serve(args) => &args.overrides.given,
             Self::Ps(args) => &args.overrides.given,
+            Self::Load(args) => &args.overrides.given,
             Self::Stop(args) => &args.overrides.given,
             Self::Pull(args) => &args.overrides.given,
             Self::Import(args) => &args.overrides.given,
@@ -172,10 +176,10 @@ pub(crate) struct SamplingArgs {
 #[command(after_help = "\
 Examples:
   aluco serve                                        http://127.0.0.1:13313
-  aluco serve --model smollm2:135m --keep-alive forever
+  aluco serve --preload smollm2:135m --keep-alive forever
   ALUCO_API_KEY=secret aluco serve --host 0.0.0.0    for the network; needs a key")]
 pub(crate) struct ServeArgs {
-    /// Model to load at once; may be given more than once
+    /// Model to load at the start, beside those of --preload
     #[arg(long = "model", value_name = "MODEL")]
     pub(crate) models: Vec<String>,
     #[command(flatten)]
@@ -183,9 +187,37 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:  aluco ps")]
+#[command(
+    after_help = "DECODE and PREFILL are tokens per second over the last seconds, of all sequences together.\n\nExample:  aluco ps"
+)]
 pub(crate) struct PsArgs {
     /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Client>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aluco load smollm2:135m                     so that the first request need not wait
+  aluco load smollm2:135m --pin               until aluco stop smollm2:135m
+  aluco load smollm2:135m --keep-alive 2h     two hours after its last request
+  aluco load smollm2:135m --dry-run           what would go for it")]
+pub(crate) struct LoadArgs {
+    /// Model: a name, a Hugging Face repository, or a file
+    pub(crate) model: String,
+    /// Keep it until it is stopped by name: neither time nor another model makes it go
+    #[arg(long)]
+    pub(crate) pin: bool,
+    /// How long it stays when nobody uses it: 5m, 1h30m, seconds, 0 or forever
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Only tell what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Write JSON, one object a line as the load goes on
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

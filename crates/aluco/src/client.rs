@@ -1,6 +1,7 @@
 //! A small client of Aluco's own server: what `run`, `ps` and `stop` need of it.
 
 mod error;
+mod loading;
 mod sse;
 mod stream;
 pub(crate) mod wire;
@@ -9,14 +10,15 @@ use std::time::Duration;
 
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub(crate) use error::ClientError;
+pub(crate) use loading::{LoadEvent, LoadStream};
 pub(crate) use stream::{ChatEvent, ChatStream};
-use wire::{ChatRequest, ErrorAnswer, Health, Status, Unloaded};
+use wire::{ChatRequest, ErrorAnswer, Health, LoadRequest, Status, Unloaded};
 
 /// How long a server may take to take a connection. A server on a network is a few milliseconds away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +107,27 @@ impl Client {
             .request(Method::POST, "/aluco/v1/models/load")
             .json(&json!({ "model": model }));
         self.send(request).await.map(drop)
+    }
+
+    /// Loads a model, if it is not loaded, and tells how far that is.
+    pub(crate) async fn follow_load(
+        &self,
+        request: &LoadRequest<'_>,
+    ) -> Result<LoadStream, ClientError> {
+        let request = self
+            .request(Method::POST, "/aluco/v1/load")
+            .header(ACCEPT, "text/event-stream")
+            .json(request);
+        let response = self.send(request).await?;
+        Ok(LoadStream::new(response, self.url.clone()))
+    }
+
+    /// What a load would do, as the server puts it.
+    pub(crate) async fn plan_load(&self, model: &str) -> Result<Value, ClientError> {
+        let request = self
+            .request(Method::POST, "/aluco/v1/load")
+            .json(&json!({ "model": model, "dry_run": true }));
+        self.json(request).await
     }
 
     /// Unloads a model. False: it was not loaded.

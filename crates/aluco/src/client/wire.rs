@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use aluco_fleet::KeepAlive;
 use serde::{Deserialize, Serialize};
 
 /// Who speaks.
@@ -193,6 +194,29 @@ pub(crate) struct Health {
     pub(crate) service: String,
 }
 
+/// Body of `POST /aluco/v1/load`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct LoadRequest<'a> {
+    pub(crate) model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keep_alive: Option<KeepAlive>,
+    pub(crate) pin: bool,
+}
+
+/// What a load would do.
+#[derive(Debug, Deserialize)]
+pub(crate) struct LoadPlan {
+    pub(crate) model: String,
+    pub(crate) is_loaded: bool,
+    pub(crate) file_bytes: u64,
+    /// Models that would go.
+    #[serde(default)]
+    pub(crate) unloads: Vec<String>,
+    /// Nothing would go in time.
+    #[serde(default)]
+    pub(crate) waits: bool,
+}
+
 /// Answer of `/aluco/v1/models/unload`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Unloaded {
@@ -202,7 +226,17 @@ pub(crate) struct Unloaded {
 /// Answer of `/aluco/v1/status`, as far as it is shown.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Status {
+    #[serde(default)]
+    pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) models: Vec<ModelStatus>,
+}
+
+/// One worker process of the server.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WorkerStatus {
+    /// How often it was started again after a death.
+    #[serde(default)]
+    pub(crate) restarts: u64,
 }
 
 /// One model of the server.
@@ -214,9 +248,22 @@ pub(crate) struct ModelStatus {
     pub(crate) activity: Option<Activity>,
     #[serde(default)]
     pub(crate) requests: u64,
+    /// Absent if nobody has looked lately.
+    #[serde(default)]
+    pub(crate) speed: Option<Speed>,
+    /// It stays.
+    #[serde(default)]
+    pub(crate) pinned: bool,
     /// Absent: not by time.
     #[serde(default, deserialize_with = "time_or_nothing")]
     pub(crate) expires_at: Option<SystemTime>,
+}
+
+/// How fast a model computed in the last seconds, in tokens/s.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Speed {
+    pub(crate) prefill_per_second: f64,
+    pub(crate) decode_per_second: f64,
 }
 
 /// Where a model stands.

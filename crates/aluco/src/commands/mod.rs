@@ -7,6 +7,7 @@ mod connection;
 mod documents;
 mod import;
 mod list;
+mod load;
 mod ps;
 mod pull;
 mod rm;
@@ -41,6 +42,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Run(args) => run::run(args, &config, &environment),
         Command::Serve(args) => serve::run(args, &config),
         Command::Ps(args) => ps::run(args, &config),
+        Command::Load(args) => load::run(args, &config),
         Command::Stop(args) => stop::run(args, &config),
         Command::Pull(args) => pull::run(args, &config),
         Command::Import(args) => import::run(args, &config),

@@ -23,9 +23,10 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn run(args: &ServeArgs, config: &Config) -> Outcome {
     let settings = &config.settings;
     log::start(settings)?;
-    let models = args
-        .models
+    let models = settings
+        .preload
         .iter()
+        .chain(&args.models)
         .map(|model| absolute(model))
         .collect::<Outcome<Vec<_>>>()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,15 +58,14 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
         let rules = server_config.prompt_rules.len();
         tracing::info!(rules, file = %path.display(), "prompts are changed by rules");
     }
-    for model in models {
-        let fleet = fleet.clone();
-        tokio::spawn(async move {
-            match fleet.load(&model).await {
-                Ok(loaded) => tracing::info!(model, load_ms = loaded.load_ms, "loaded"),
-                Err(error) => tracing::error!(model, %error, "cannot load the model"),
-            }
-        });
+    if models.len() > settings.models_max {
+        tracing::warn!(
+            models = models.len(),
+            models_max = settings.models_max,
+            "more models are to be loaded at the start than may be loaded at once"
+        );
     }
+    tokio::spawn(preload(fleet.clone(), models));
     let shutdown = async move {
         signals.next().await;
         tokio::spawn(async move {
@@ -79,6 +79,16 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
         .await
         .map_err(|error| Failure::new(format!("the server failed: {error}")))?;
     Ok(Status::Done)
+}
+
+/// Loads models one after the other: the disk is not faster for two at once.
+async fn preload(fleet: Fleet, models: Vec<String>) {
+    for model in models {
+        match fleet.load(&model).await {
+            Ok(loaded) => tracing::info!(model, load_ms = loaded.load_ms, "loaded"),
+            Err(error) => tracing::error!(model, %error, "cannot load the model"),
+        }
+    }
 }
 
 /// Listens at the first address of the configured host that works, unless the world could reach it without a key.

@@ -6,4 +6,5 @@ mod deaths;
 mod errors;
 mod measuring;
 mod openai_package;
+mod residing;
 mod served;

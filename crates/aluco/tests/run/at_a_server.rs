@@ -10,14 +10,14 @@ use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout}
 use crate::home::{Home, PATIENCE};
 
 /// A server in this process.
-struct Server {
+pub(crate) struct Server {
     runtime: Runtime,
-    url: String,
+    pub(crate) url: String,
     task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
-    fn start(home: &Home, api_key: Option<&str>) -> Self {
+    pub(crate) fn start(home: &Home, api_key: Option<&str>) -> Self {
         let runtime = Runtime::new().unwrap();
         let store = Store::new(StoreConfig {
             hub_cache: home.path().join("hub"),
@@ -53,7 +53,7 @@ impl Server {
     }
 }
 
-fn stdout(command: &mut std::process::Command) -> String {
+pub(crate) fn stdout(command: &mut std::process::Command) -> String {
     String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
 }
 

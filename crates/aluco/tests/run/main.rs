@@ -5,6 +5,7 @@ mod at_a_terminal;
 mod cache;
 mod home;
 mod interruption;
+mod loading;
 mod one_shot;
 mod serving;
 mod store;

@@ -1,0 +1,287 @@
+//! Models that come and go: what that does to the others, to conversations, and to the worker.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use aluco_tiny_models::Kind;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::served::{Served, model};
+
+/// Tokens of a block of the prefix store.
+const BLOCK_TOKENS: u64 = 256;
+
+const MIB: u64 = 1 << 20;
+
+/// How often two models take turns.
+const CYCLES: usize = 100;
+
+/// Made-up models in a folder of their own.
+struct Models {
+    folder: TempDir,
+}
+
+impl Models {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder }
+    }
+
+    fn tiny(&self, kind: Kind) -> String {
+        let path = self.folder.path().join(format!("{kind}.gguf"));
+        aluco_tiny_models::write(kind, &path).unwrap();
+        name(&path)
+    }
+
+    /// The real model once more, under another name.
+    fn twin(&self) -> String {
+        let path = self.folder.path().join("twin.gguf");
+        fs::copy(model(), &path).unwrap();
+        name(&path)
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.to_str().expect("the path is UTF-8").to_owned()
+}
+
+/// A successful answer to a request.
+async fn posted(served: &Served, path: &str, body: &Value) -> Value {
+    let reply = served.post(path, body).await;
+    let status = reply.status();
+    let text = reply.text().await.unwrap();
+    assert_eq!(status, 200, "{text}\n{}", served.log());
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn load(served: &Served, model: &str) {
+    posted(served, "/aluco/v1/load", &json!({"model": model})).await;
+}
+
+async fn unload(served: &Served, model: &str) {
+    let unloaded = posted(served, "/aluco/v1/models/unload", &json!({"model": model})).await;
+    assert_eq!(unloaded["unloaded"], true);
+}
+
+/// A conversation with one model, greedy.
+struct Conversation {
+    model: String,
+    messages: Vec<Value>,
+}
+
+/// Tokens of one turn.
+struct Turn {
+    prompt: u64,
+    generated: u64,
+    cached: u64,
+    text: String,
+}
+
+impl Conversation {
+    fn new(model: &str, system: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            messages: vec![json!({"role": "system", "content": system})],
+        }
+    }
+
+    async fn turn(&mut self, served: &Served, question: &str) -> Turn {
+        self.messages
+            .push(json!({"role": "user", "content": question}));
+        let body = json!({
+            "model": self.model,
+            "messages": self.messages,
+            "temperature": 0,
+            "max_tokens": 24,
+        });
+        let reply = posted(served, "/v1/chat/completions", &body).await;
+        let text = reply["choices"][0]["message"]["content"].as_str().unwrap();
+        self.messages
+            .push(json!({"role": "assistant", "content": text}));
+        let usage = &reply["usage"];
+        let count = |value: &Value| value.as_u64().unwrap();
+        Turn {
+            prompt: count(&usage["prompt_tokens"]),
+            generated: count(&usage["completion_tokens"]),
+            cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// Text of so many bytes, no part of which is like another.
+fn text(bytes: usize) -> String {
+    let words = (0_u32..).map(|n| format!("{:x} ", n.wrapping_mul(2_654_435_761)));
+    words
+        .flat_map(String::into_bytes)
+        .take(bytes)
+        .map(char::from)
+        .collect()
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_conversation_outlives_its_model_and_only_what_is_new_is_computed() {
+    let models = Models::new();
+    let other = models.tiny(Kind::Moe);
+    for kind in [
+        Kind::FullAttention,
+        Kind::SlidingWindow,
+        Kind::HybridDeltaNet,
+    ] {
+        for is_evicted in [false, true] {
+            let served = Served::start(&["--models-max", "1"]);
+            let model = models.tiny(kind);
+            // A byte is a token here.
+            let mut conversation = Conversation::new(&model, &text(3000));
+            conversation.turn(&served, "What is that?").await;
+            let before = conversation.turn(&served, "And what is it for?").await;
+            assert!(before.prompt > 3000, "{kind}: {}", before.prompt);
+            if is_evicted {
+                load(&served, &other).await;
+            } else {
+                unload(&served, &model).await;
+            }
+            load(&served, &model).await;
+            let after = conversation.turn(&served, "Say it again.").await;
+            let new = after.prompt - before.prompt - before.generated;
+            let computed = after.prompt - after.cached;
+            eprintln!(
+                "{kind}, evicted {is_evicted}: {} tokens, {new} new, {computed} computed",
+                after.prompt
+            );
+            assert!(
+                computed <= new + BLOCK_TOKENS,
+                "{kind}, evicted {is_evicted}: {computed} tokens were computed for {new} new ones of {}",
+                after.prompt
+            );
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn streams_go_on_while_another_model_is_loaded() {
+    let models = Models::new();
+    let twin = models.twin();
+    // One core is left to the load: what is tested is who waits for whom, not how many share a core.
+    let served = Served::start(&["--threads", "1", "--speculation", "off"]);
+    load(&served, &model()).await;
+    let mut stream = served.endless_stream().await;
+    let mut quiet = Vec::new();
+    let mut last = Instant::now();
+    while quiet.len() < 60 {
+        stream.chunk().await.unwrap().expect("the stream goes on");
+        quiet.push(last.elapsed());
+        last = Instant::now();
+    }
+    quiet.sort_unstable();
+    let usual = quiet[quiet.len() / 2];
+    let mut gaps: Vec<Duration> = Vec::new();
+    let mut load_times = Vec::new();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let mut loading = std::pin::pin!(load(&served, &twin));
+        let mut tokens = 0;
+        loop {
+            tokio::select! {
+                () = &mut loading => break,
+                chunk = stream.chunk() => {
+                    chunk.unwrap().expect("the stream goes on");
+                    gaps.push(last.elapsed());
+                    last = Instant::now();
+                    tokens += 1;
+                }
+            }
+        }
+        load_times.push(began.elapsed());
+        assert!(tokens > 0, "nothing came while the model was loaded");
+        unload(&served, &twin).await;
+    }
+    let largest = gaps.iter().max().copied().unwrap_or_default();
+    let shortest_load = load_times.iter().min().copied().unwrap_or_default();
+    eprintln!(
+        "TPOT {usual:?}, largest gap {largest:?} of {}, loads {load_times:?}",
+        gaps.len()
+    );
+    assert!(
+        largest < shortest_load.max(usual * 40),
+        "a stream with {usual:?} per token stood still for {largest:?} during loads of {load_times:?}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn models_that_take_turns_in_one_place_leave_nothing_behind_in_the_worker() {
+    let models = Models::new();
+    let pair = [
+        models.tiny(Kind::FullAttention),
+        models.tiny(Kind::HybridDeltaNet),
+    ];
+    let served = Served::start(&["--models-max", "1", "--context", "1024"]);
+    let mut first = Vec::new();
+    let mut measured = Vec::new();
+    for cycle in 0..CYCLES {
+        for (index, model) in pair.iter().enumerate() {
+            let mut conversation = Conversation::new(model, &text(300));
+            let reply = conversation.turn(&served, "What is that?").await.text;
+            if cycle == 0 {
+                first.push(reply);
+            } else {
+                assert_eq!(reply, first[index], "{model} in cycle {cycle}");
+            }
+        }
+        measured.push(Footprint::of(served.worker_pid().await));
+    }
+    for cycles in [10, 50, CYCLES] {
+        eprintln!("after {cycles} cycles: {:?}", measured[cycles - 1]);
+    }
+    let (early, late) = (&measured[9], &measured[CYCLES - 1]);
+    assert_eq!(
+        early.pid, late.pid,
+        "the worker has lived through all of it"
+    );
+    assert!(late.files <= early.files, "{early:?} became {late:?}");
+    assert!(late.threads <= early.threads, "{early:?} became {late:?}");
+    // From one moment to the next it depends on what the allocator has given back.
+    let usual = |cycles: &[Footprint]| {
+        let mut bytes: Vec<u64> = cycles.iter().map(|it| it.resident_bytes).collect();
+        bytes.sort_unstable();
+        bytes[bytes.len() / 2]
+    };
+    let (early, late) = (usual(&measured[10..40]), usual(&measured[CYCLES - 30..]));
+    eprintln!("usually {early} bytes in cycles 11 to 40, {late} in the last 30");
+    assert!(late < early + 8 * MIB, "{early} bytes became {late}");
+}
+
+/// What a process holds.
+#[derive(Debug)]
+struct Footprint {
+    pid: u32,
+    resident_bytes: u64,
+    files: usize,
+    threads: usize,
+}
+
+impl Footprint {
+    fn of(pid: u32) -> Self {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let status = fs::read_to_string(process.join("status")).unwrap();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .unwrap();
+        let count = |folder: &str| fs::read_dir(process.join(folder)).unwrap().count();
+        Self {
+            pid,
+            resident_bytes: resident * 1024,
+            files: count("fd"),
+            threads: count("task"),
+        }
+    }
+}
