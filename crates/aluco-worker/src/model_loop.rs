@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// After so long without work, what is worth it is written to disk.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_millis(500);
 
 /// Share of the context that parked sequences may keep, unless asked otherwise.
 const DEVICE_SHARE: u32 = 8;
