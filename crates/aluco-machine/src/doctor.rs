@@ -11,6 +11,7 @@ mod fix;
 mod report;
 mod rule;
 mod scope;
+mod steps;
 mod table;
 mod template;
 mod version;
@@ -19,6 +20,7 @@ pub use catalogue::Catalogue;
 pub use fix::{FixAction, PackageFamily, PackageOperation};
 pub use report::{Finding, Report, Unchecked, examine, examine_with};
 pub use rule::{Cost, Disagreement, Rule, Severity, Source};
+pub use steps::Step;
 pub use version::Version;
 
 #[cfg(test)]

@@ -1,0 +1,315 @@
+//! How a person makes a change on this machine: by its boot loader and its package manager.
+
+use serde::Serialize;
+
+use super::fix::{FixAction, PackageFamily, PackageOperation};
+use crate::facts::{BootLoader, Facts};
+
+/// One change in words, with the commands that make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What to do, without a full stop.
+    pub what: String,
+    /// Shell commands that do it; empty if there are none, or if this machine's boot loader is not known.
+    pub commands: Vec<String>,
+    /// Whether it holds only after a reboot.
+    pub needs_reboot: bool,
+}
+
+impl FixAction {
+    /// How to make this change on this machine by hand.
+    pub fn step(&self, facts: &Facts) -> Step {
+        let (what, commands) = match self {
+            Self::SetKernelArgument { name, value } => {
+                let argument = argument(name, value.as_deref());
+                let commands = set_argument(facts, name, &argument);
+                (format!("add the kernel argument {argument}"), commands)
+            }
+            Self::RemoveKernelArgument { name, value } => {
+                let argument = match value {
+                    Some(value) => argument(name, Some(value)),
+                    None => present_argument(facts, name),
+                };
+                let commands = remove_argument(facts, &argument);
+                (format!("remove the kernel argument {argument}"), commands)
+            }
+            Self::SetModuleOption {
+                module,
+                option,
+                value,
+            } => (
+                format!("set the option {option}={value} of the module {module}"),
+                vec![
+                    format!(
+                        "echo 'options {module} {option}={value}' | sudo tee -a /etc/modprobe.d/60-aluco.conf"
+                    ),
+                    initramfs(facts),
+                ],
+            ),
+            Self::RemoveModuleOption { module, option } => {
+                let options = facts.modules.options.get().into_iter().flatten();
+                let file = options
+                    .filter(|each| &each.module == module && &each.name == option)
+                    .map(|each| each.file.as_str())
+                    .next_back()
+                    .unwrap_or("/etc/modprobe.d/*.conf");
+                (
+                    format!("remove {option} of the module {module} from {file}"),
+                    vec![
+                        format!("sudo sed -i '/^options {module} .*{option}=/d' {file}"),
+                        initramfs(facts),
+                    ],
+                )
+            }
+            Self::SetUdevRule { name, rule } => (
+                format!("add a udev rule for {name}"),
+                vec![
+                    format!("echo '{rule}' | sudo tee /etc/udev/rules.d/60-aluco-{name}.rules"),
+                    "sudo udevadm control --reload && sudo udevadm trigger".to_owned(),
+                ],
+            ),
+            Self::RemoveUdevRule { path } => (
+                format!("remove {path}"),
+                vec![
+                    format!("sudo rm {path}"),
+                    "sudo udevadm control --reload && sudo udevadm trigger".to_owned(),
+                ],
+            ),
+            Self::LimitsConf {
+                domain,
+                item,
+                value,
+            } => (
+                format!("raise the limit {item} of {domain} to {value}, from the next login on"),
+                vec![format!(
+                    "printf '{domain} soft {item} {value}\\n{domain} hard {item} {value}\\n' | sudo tee /etc/security/limits.d/60-aluco.conf"
+                )],
+            ),
+            Self::Sysctl { key, value } => (
+                format!("set {key} to {value}"),
+                vec![format!(
+                    "echo '{key} = {value}' | sudo tee -a /etc/sysctl.d/60-aluco.conf && sudo sysctl --system"
+                )],
+            ),
+            Self::TunedProfile { profile } => (
+                format!("choose TuneD's profile {profile}"),
+                vec![
+                    "sudo systemctl enable --now tuned".to_owned(),
+                    format!("sudo tuned-adm profile {profile}"),
+                ],
+            ),
+            Self::PlatformProfile { profile } => (
+                format!("set the firmware's profile to {profile}"),
+                vec![format!(
+                    "echo {profile} | sudo tee /sys/firmware/acpi/platform_profile"
+                )],
+            ),
+            Self::GroupMember { group } => (
+                format!("become a member of the group {group}, then log in anew"),
+                vec![format!("sudo usermod -aG {group} $USER")],
+            ),
+            Self::MaskUnits { units } => {
+                let units = units.join(" ");
+                (
+                    format!("keep {units} from being started"),
+                    vec![format!("sudo systemctl mask {units}")],
+                )
+            }
+            Self::Package { operation, names } => package(facts, *operation, names),
+            Self::BiosSetting { setting, value } => {
+                (format!("in the BIOS, {setting}: {value}"), Vec::new())
+            }
+            Self::Manual { text, commands } => {
+                (text.trim_end_matches('.').to_owned(), commands.clone())
+            }
+        };
+        Step {
+            what,
+            commands: commands
+                .into_iter()
+                .filter(|line| !line.is_empty())
+                .collect(),
+            needs_reboot: self.needs_reboot(),
+        }
+    }
+}
+
+fn argument(name: &str, value: Option<&str>) -> String {
+    match value {
+        Some(value) => format!("{name}={value}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The argument of this name as the kernel was given it.
+fn present_argument(facts: &Facts, name: &str) -> String {
+    let arguments = facts.kernel.arguments.get().into_iter().flatten();
+    arguments
+        .filter(|argument| {
+            argument
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+        .next_back()
+        .cloned()
+        .unwrap_or_else(|| name.to_owned())
+}
+
+fn set_argument(facts: &Facts, name: &str, argument: &str) -> Vec<String> {
+    let Some(loader) = facts.boot.loader.get() else {
+        return Vec::new();
+    };
+    let before = present_argument(facts, name);
+    let replaces = before != name && before != argument;
+    let lines = match loader {
+        BootLoader::Grubby if replaces => format!(
+            "sudo grubby --update-kernel=ALL --remove-args=\"{before}\" --args=\"{argument}\""
+        ),
+        BootLoader::Grubby => format!("sudo grubby --update-kernel=ALL --args=\"{argument}\""),
+        BootLoader::RpmOstree if replaces => format!(
+            "sudo rpm-ostree kargs --delete-if-present={before} --append-if-missing={argument}"
+        ),
+        BootLoader::RpmOstree => {
+            format!("sudo rpm-ostree kargs --append-if-missing={argument}")
+        }
+        BootLoader::Bootc => format!(
+            "echo 'kargs = [\"{argument}\"]' > /usr/lib/bootc/kargs.d/60-aluco.toml  # when the image is built"
+        ),
+        BootLoader::UpdateGrub => format!(
+            "echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT {argument}\"' | sudo tee -a /etc/default/grub.d/60-aluco.cfg && sudo update-grub"
+        ),
+        BootLoader::GrubMkconfig => format!(
+            "sudo sed -i 's/^\\(GRUB_CMDLINE_LINUX_DEFAULT=.*\\)\"$/\\1 {argument}\"/' /etc/default/grub && sudo grub-mkconfig -o /boot/grub/grub.cfg"
+        ),
+        BootLoader::KernelCmdline => format!(
+            "sudo sed -i '1s/$/ {argument}/' /etc/kernel/cmdline && {}",
+            entries(facts)
+        ),
+        BootLoader::LoaderEntries => {
+            format!("sudo sed -i '/^options/s/$/ {argument}/' /boot/loader/entries/*.conf")
+        }
+        BootLoader::Limine => format!(
+            "echo 'KERNEL_CMDLINE[default]+=\" {argument}\"' | sudo tee -a /etc/default/limine && sudo limine-mkinitcpio"
+        ),
+        BootLoader::NixOs => format!(
+            "boot.kernelParams = [ \"{argument}\" ];  # in configuration.nix, then: sudo nixos-rebuild boot"
+        ),
+    };
+    vec![lines]
+}
+
+fn remove_argument(facts: &Facts, argument: &str) -> Vec<String> {
+    let Some(loader) = facts.boot.loader.get() else {
+        return Vec::new();
+    };
+    let lines = match loader {
+        BootLoader::Grubby => {
+            format!("sudo grubby --update-kernel=ALL --remove-args=\"{argument}\"")
+        }
+        BootLoader::RpmOstree => {
+            format!("sudo rpm-ostree kargs --delete-if-present={argument}")
+        }
+        BootLoader::Bootc => {
+            format!(
+                "grep -rl '{argument}' /usr/lib/bootc/kargs.d  # remove it when the image is built"
+            )
+        }
+        BootLoader::UpdateGrub => format!(
+            "sudo sed -i 's/ *{argument}//' /etc/default/grub /etc/default/grub.d/*.cfg && sudo update-grub"
+        ),
+        BootLoader::GrubMkconfig => format!(
+            "sudo sed -i 's/ *{argument}//' /etc/default/grub && sudo grub-mkconfig -o /boot/grub/grub.cfg"
+        ),
+        BootLoader::KernelCmdline => format!(
+            "sudo sed -i 's/ *{argument}//' /etc/kernel/cmdline && {}",
+            entries(facts)
+        ),
+        BootLoader::LoaderEntries => {
+            format!("sudo sed -i '/^options/s/ *{argument}//' /boot/loader/entries/*.conf")
+        }
+        BootLoader::Limine => {
+            format!("sudo sed -i 's/ *{argument}//' /etc/default/limine && sudo limine-mkinitcpio")
+        }
+        BootLoader::NixOs => format!(
+            "# take \"{argument}\" from boot.kernelParams in configuration.nix, then: sudo nixos-rebuild boot"
+        ),
+    };
+    vec![lines]
+}
+
+/// What writes the entries of systemd-boot anew.
+fn entries(facts: &Facts) -> &'static str {
+    match facts.boot.initramfs.get().map(String::as_str) {
+        Some("mkinitcpio") => "sudo mkinitcpio -P",
+        _ => "sudo kernel-install add-all",
+    }
+}
+
+/// What makes the initramfs anew; empty if it is not known here.
+fn initramfs(facts: &Facts) -> String {
+    match facts.boot.initramfs.get().map(String::as_str) {
+        Some("dracut") => "sudo dracut -f --regenerate-all",
+        Some("initramfs-tools") => "sudo update-initramfs -u -k all",
+        Some("mkinitcpio") => "sudo mkinitcpio -P",
+        Some("booster") => "sudo /usr/lib/booster/regenerate_images",
+        _ => "",
+    }
+    .to_owned()
+}
+
+fn package(
+    facts: &Facts,
+    operation: PackageOperation,
+    names: &std::collections::BTreeMap<PackageFamily, Vec<String>>,
+) -> (String, Vec<String>) {
+    use PackageFamily as F;
+    use PackageOperation as O;
+    let verb = match operation {
+        O::Install => "install",
+        O::Upgrade => "upgrade",
+        O::Remove => "remove",
+    };
+    let found = family(facts).and_then(|family| Some((family, names.get(&family)?)));
+    let Some((family, names)) = found else {
+        let mut all: Vec<&str> = names.values().flatten().map(String::as_str).collect();
+        all.sort_unstable();
+        all.dedup();
+        let all = all.join(", ");
+        return (
+            format!("{verb} what your distribution calls {all}"),
+            Vec::new(),
+        );
+    };
+    let is_image = facts.distribution.ostree.copied() == Some(true);
+    let listed = names.join(" ");
+    let line = match (family, operation) {
+        (F::Fedora, O::Install) if is_image => format!("sudo rpm-ostree install {listed}"),
+        (F::Fedora, O::Upgrade) if is_image => "sudo rpm-ostree upgrade".to_owned(),
+        (F::Fedora, O::Remove) if is_image => {
+            format!("sudo rpm-ostree override remove {listed}")
+        }
+        (F::Fedora, _) => format!("sudo dnf {verb} {listed}"),
+        (F::Debian, O::Install | O::Upgrade) => {
+            format!("sudo apt update && sudo apt install {listed}")
+        }
+        (F::Debian, O::Remove) => format!("sudo apt remove --purge {listed}"),
+        (F::Arch, O::Install) => format!("sudo pacman -S {listed}"),
+        // Single packages cannot be upgraded there without the rest.
+        (F::Arch, O::Upgrade) => format!("sudo pacman -Syu {listed}"),
+        (F::Arch, O::Remove) => format!("sudo pacman -Rns {listed}"),
+        (F::Nixos, _) => String::new(),
+    };
+    (format!("{verb} {}", names.join(", ")), vec![line])
+}
+
+fn family(facts: &Facts) -> Option<PackageFamily> {
+    let own = facts.distribution.id.get().into_iter();
+    let like = facts.distribution.like.get().into_iter().flatten();
+    own.chain(like).find_map(|name| match name.as_str() {
+        "fedora" | "rhel" | "centos" => Some(PackageFamily::Fedora),
+        "debian" | "ubuntu" => Some(PackageFamily::Debian),
+        "arch" => Some(PackageFamily::Arch),
+        "nixos" => Some(PackageFamily::Nixos),
+        _ => None,
+    })
+}
