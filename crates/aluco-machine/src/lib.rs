@@ -9,6 +9,7 @@ pub mod facts;
 pub mod fixture;
 pub mod measure;
 pub mod root;
+pub mod telemetry;
+pub mod tune;
 
 pub use error::MachineError;
-pub mod tune;
