@@ -20,11 +20,11 @@ pub(crate) use evaluate::{Certainty, Scope, certainty, evaluate};
 pub(crate) use parse::parse;
 pub(crate) use value::{Operand, Unknown, Value};
 
-/// Where variables of the environment are told, the likeliest to hold first.
+/// Where variables of the environment are told; the place that can be edited comes first.
 const SETTINGS: [[&str; 2]; 3] = [
-    ["environment", "running"],
-    ["environment", "own"],
     ["environment", "configured"],
+    ["environment", "own"],
+    ["environment", "running"],
 ];
 
 /// A parsed expression.

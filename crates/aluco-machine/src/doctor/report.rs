@@ -135,6 +135,7 @@ impl Rule {
         match certainty(&self.condition.expression, scope) {
             Certainty::Yes => Outcome::Fired,
             Certainty::No => Outcome::Passed,
+            Certainty::Unknown(unknown) if unknown.is_pointless() => Outcome::NotApplicable,
             Certainty::Unknown(unknown) => Outcome::Unchecked(unknown),
         }
     }
@@ -169,7 +170,12 @@ impl Rule {
             fix,
             undo: self.undo.render_anyway(&scope),
             sources: self.sources.clone(),
-            disagreements: self.disagreements.clone(),
+            disagreements: self
+                .disagreements
+                .iter()
+                .filter(|each| each.when.is_none() || holds(&each.when))
+                .cloned()
+                .collect(),
             measure: self.measure.clone(),
             facts: scope.asked(),
         }

@@ -95,6 +95,9 @@ pub struct Disagreement {
     pub text: String,
     /// The sources that do.
     pub sources: Vec<String>,
+    /// When it matters here; always, without it.
+    #[serde(default, skip_serializing)]
+    pub(super) when: Option<Condition>,
 }
 
 /// A rule as its file has it.
@@ -168,6 +171,14 @@ impl TryFrom<String> for Condition {
     }
 }
 
+impl PartialEq for Condition {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Condition {}
+
 impl fmt::Debug for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -223,6 +234,11 @@ impl Rule {
             .chain([&self.condition])
             .chain(self.bindings.values())
             .chain(self.fixes.iter().filter_map(|fix| fix.when.as_ref()))
+            .chain(
+                self.disagreements
+                    .iter()
+                    .filter_map(|each| each.when.as_ref()),
+            )
             .map(|condition| &condition.expression)
             .collect();
         expressions.extend(self.message.expressions());

@@ -64,8 +64,11 @@ impl Scope for RuleScope<'_> {
 }
 
 fn unknown(path: &str, why: &str, because: Because) -> Unknown {
-    let is_absent = matches!(because, Because::Absent | Because::NotApplicable);
-    Unknown::new(path, why, is_absent)
+    match because {
+        Because::NotApplicable => Unknown::pointless(path, why),
+        Because::Absent => Unknown::new(path, why, true),
+        _ => Unknown::new(path, why, false),
+    }
 }
 
 /// A value of the tree; the wrappers of what is known or not are seen through at every depth.

@@ -123,6 +123,16 @@ impl FixAction {
                 (text.trim_end_matches('.').to_owned(), commands.clone())
             }
         };
+        let by_host = !matches!(
+            self,
+            Self::Package { .. } | Self::BiosSetting { .. } | Self::Manual { .. }
+        );
+        let (what, commands) = if by_host && facts.container.is_inside() {
+            // What a command would change in a container is not what the finding is about.
+            (format!("on the host, {what}"), Vec::new())
+        } else {
+            (what, commands)
+        };
         Step {
             what,
             commands: commands

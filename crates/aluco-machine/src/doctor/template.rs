@@ -128,11 +128,19 @@ fn write_value(text: &mut String, value: &Value, format: Format) {
             let _ = write!(text, "{version}");
         }
         (Value::List(items), format) => {
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
+            let mut items = items.iter().peekable();
+            while let Some(item) = items.next() {
+                write_value(text, item, format);
+                let mut times = 1;
+                while items.next_if(|next| next.same(item)).is_some() {
+                    times += 1;
+                }
+                if times > 1 {
+                    let _ = write!(text, " ({times} times)");
+                }
+                if items.peek().is_some() {
                     text.push_str(", ");
                 }
-                write_value(text, item, format);
             }
         }
         (Value::Record(fields), format) => {

@@ -248,7 +248,8 @@ impl Evaluation<'_> {
                 }
                 _ => false,
             });
-            if let Some(setting) = found {
+            if let Some(mut setting) = found {
+                name_place(&mut setting);
                 return Ok(setting);
             }
         }
@@ -266,6 +267,8 @@ impl Evaluation<'_> {
         match self.value(list)? {
             Value::List(items) => Ok(items),
             Value::None => Ok(Vec::new()),
+            // Of a map, what it maps to.
+            Value::Record(fields) => fields.into_values().collect(),
             other => Err(mismatch(format!("{} is no list", other.kind()))),
         }
     }
@@ -332,6 +335,19 @@ impl Evaluation<'_> {
             .captures(&text)
             .and_then(|groups| groups.get(1).or_else(|| groups.get(0)));
         Ok(found.map_or(Value::None, |group| Value::Text(group.as_str().to_owned())))
+    }
+}
+
+/// Says of a variable of a process whose it is, in the place of the file below `/proc`.
+fn name_place(setting: &mut Value) {
+    if let Value::Record(fields) = setting
+        && let Some(Ok(Value::Text(file))) = fields.get_mut("file")
+        && let Some(rest) = file.strip_prefix("/proc/")
+    {
+        *file = match rest.split('/').next() {
+            None | Some("self") => "the environment of this session".to_owned(),
+            Some(process) => format!("the environment of process {process}"),
+        };
     }
 }
 

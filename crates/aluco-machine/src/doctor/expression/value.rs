@@ -17,12 +17,33 @@ pub(crate) struct Reason {
     pub(crate) why: String,
     /// Whether what the fact is about is not there, rather than hidden.
     pub(crate) is_absent: bool,
+    /// Whether the question makes no sense on this machine.
+    pub(crate) is_pointless: bool,
 }
 
 impl Unknown {
     pub(crate) fn new(path: impl Into<String>, why: impl Into<String>, is_absent: bool) -> Self {
-        let why = why.into();
-        Self(BTreeMap::from([(path.into(), Reason { why, is_absent })]))
+        let reason = Reason {
+            why: why.into(),
+            is_absent,
+            is_pointless: false,
+        };
+        Self(BTreeMap::from([(path.into(), reason)]))
+    }
+
+    /// The question makes no sense on this machine.
+    pub(crate) fn pointless(path: impl Into<String>, why: impl Into<String>) -> Self {
+        let reason = Reason {
+            why: why.into(),
+            is_absent: true,
+            is_pointless: true,
+        };
+        Self(BTreeMap::from([(path.into(), reason)]))
+    }
+
+    /// Whether nothing that is missing could be there.
+    pub(crate) fn is_pointless(&self) -> bool {
+        self.0.values().all(|reason| reason.is_pointless)
     }
 
     /// Whether all that is missing is known not to be there.
@@ -73,6 +94,9 @@ impl Value {
             (Self::Version(left), Self::Version(right)) => Some(left.cmp(right)),
             (Self::Version(left), Self::Text(right)) => Some(left.cmp(&Version::parse(right)?)),
             (Self::Text(left), Self::Version(right)) => Some(Version::parse(left)?.cmp(right)),
+            (Self::Text(left), Self::Text(right)) => {
+                Some(Version::parse(left)?.cmp(&Version::parse(right)?))
+            }
             _ => None,
         }
     }
