@@ -136,11 +136,16 @@ pub enum FlashAttention {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightLoading {
-    /// By backend: mmap on the CPU, plain reads elsewhere (on Strix Halo mmap with a GPU backend is slow or fatal).
+    /// By device: mmap on the CPU and on GPUs with memory of their own, plain reads on GPUs that share the CPU's.
+    ///
+    /// On the CPU a mapped file is the weights: nothing is copied, nothing is held twice, and a second load finds the pages in memory
+    /// (`benches/load-time.py` measures it). The driver of a GPU that shares the memory (Strix Halo's, by Vulkan or ROCm) would have to
+    /// pin or copy mapped pages one by one, which is slow or fatal there. Direct I/O is not chosen by itself: it is faster than reads
+    /// only when the file is not in memory, and never leaves it there for the next load.
     Auto,
     /// The file is mapped; pages come in at first use.
     Mmap,
-    /// The file is read into buffers.
+    /// The file is read into buffers, by way of the page cache.
     Read,
     /// The file is read past the page cache.
     DirectIo,

@@ -1,12 +1,19 @@
 //! `aluco load`, and what `aluco ps` says of it.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Instant,
+};
+
 use aluco_fake_worker::Script;
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
 
 use crate::{
     at_a_server::{Server, stdout},
-    home::Home,
+    home::{Home, PATIENCE},
+    serving::Guard,
 };
 
 fn slow() -> Script {
@@ -86,4 +93,53 @@ fn a_load_that_fails_says_why_and_a_keep_alive_that_is_none_is_refused() {
     let refused = load(&["--keep-alive", "soon"]).code(2);
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     assert!(said.contains("expected a duration"), "{said}");
+}
+
+#[test]
+fn models_of_the_configuration_are_loaded_at_the_start_and_stay_as_it_says() {
+    let home = Home::with(&slow());
+    let other = home.path().join("other.gguf");
+    Script::default().write(&other).unwrap();
+    let model = home.model();
+    let config = home.path().join("config.toml");
+    let written = format!(
+        "preload = [{model:?}, {other:?}]\npin = [{model:?}]\n\n[models.{other:?}]\nkeep_alive = \"1h30m\"\n"
+    );
+    std::fs::write(&config, written).unwrap();
+    let shown = stdout(
+        home.aluco(&["config", "--json"])
+            .env("ALUCO_CONFIG", &config),
+    );
+    assert!(shown.contains("90m"), "{shown}");
+    let mut server = Guard(
+        home.aluco(&["serve", "--port", "0", "--worker"])
+            .arg(aluco_fake_worker::binary())
+            .env("ALUCO_CONFIG", &config)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut log = BufReader::new(server.0.stderr.take().unwrap());
+    let mut first = String::new();
+    log.read_line(&mut first).unwrap();
+    let url = first
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"))
+        .unwrap_or_else(|| panic!("the server did not start: {first}"));
+    let begun = Instant::now();
+    let models = loop {
+        let status = stdout(home.aluco(&["ps", "--json"]).env("ALUCO_URL", url));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let models = status["models"].as_array().unwrap().clone();
+        if models.len() == 2 && models.iter().all(|model| model["state"] == "ready") {
+            break models;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{status}");
+    };
+    // In the order of their names.
+    assert_eq!(models[0]["name"], model.to_str().unwrap());
+    assert_eq!(models[0]["pinned"], true);
+    assert_eq!(models[1]["pinned"], false);
+    assert_eq!(models[1]["keep_alive"], "90m");
 }

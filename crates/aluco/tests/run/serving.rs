@@ -14,7 +14,7 @@ use assert_cmd::assert::OutputAssertExt;
 use crate::home::{Home, PATIENCE};
 
 /// Ends the server when a test ends, however that does.
-struct Guard(Child);
+pub(crate) struct Guard(pub(crate) Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
