@@ -2,12 +2,14 @@
 
 mod bench_shorts;
 mod cache;
+mod doctor;
 mod overrides;
 
 use std::path::PathBuf;
 
 use aluco_fleet::KeepAlive;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use doctor::DoctorArgs;
 
 pub(crate) use bench_shorts::expand;
 pub(crate) use cache::{
@@ -63,6 +65,8 @@ pub(crate) enum Command {
     Cache(CacheArgs),
     /// Measure prefill and decode as llama-bench does
     Bench(BenchArgs),
+    /// Examine this machine: what is wrong, what it costs, what to do
+    Doctor(DoctorArgs),
     /// Show the configuration and where each value came from
     Config(ConfigArgs),
     /// Write a completion script for a shell
@@ -90,7 +94,7 @@ impl Command {
             Self::Rm(args) => &args.overrides.given,
             Self::Cache(args) => args.given(),
             Self::Bench(args) => &args.overrides.given,
-            Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
+            Self::Doctor(_) | Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
         }
     }
 }

@@ -11,6 +11,10 @@ pub(crate) enum Status {
     Failed,
     /// It was asked wrongly.
     Usage,
+    /// It was done, and what it looked at is worth a warning.
+    Warnings,
+    /// It was done, and what it looked at is broken.
+    Errors,
     /// The reader of standard output went away. Nobody is left to tell, so this ends quietly.
     OutputClosed,
     /// Ctrl-C.
@@ -23,6 +27,8 @@ impl From<Status> for ExitCode {
             Status::Done | Status::OutputClosed => 0,
             Status::Failed => 1,
             Status::Usage => 2,
+            Status::Warnings => 3,
+            Status::Errors => 4,
             Status::Interrupted => 130,
         })
     }

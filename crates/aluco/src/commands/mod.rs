@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod config;
 mod connection;
+mod doctor;
 mod documents;
 mod import;
 mod list;
@@ -51,6 +52,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Rm(args) => rm::run(args, &config),
         Command::Cache(args) => cache::run(args, &config),
         Command::Bench(args) => bench::run(args, &config),
+        Command::Doctor(args) => doctor::run(args, &config),
         Command::Config(args) => config::run(args, &config),
         Command::Version(args) => version::run(args, &config),
         Command::Completions(args) => documents::completions(args),
