@@ -41,6 +41,8 @@ pub struct Reload {
 pub struct Reloaded {
     /// Those that hold now and did not before.
     pub changed: Vec<String>,
+    /// Those that hold for models that are loaded from now on.
+    pub next_load: Vec<String>,
     /// Those that hold only after a restart.
     pub needs_restart: Vec<String>,
 }
@@ -68,6 +70,7 @@ impl App {
         self.reconfigure(reload.config);
         tracing::info!(
             changed = reload.outcome.changed.join(","),
+            next_load = reload.outcome.next_load.join(","),
             needs_restart = reload.outcome.needs_restart.join(","),
             "the configuration was read again"
         );

@@ -50,6 +50,10 @@ pub(crate) enum Command {
     Load(LoadArgs),
     /// Unload a model, or stop the server
     Stop(StopArgs),
+    /// Have a running server read its configuration again
+    Reload(ReloadArgs),
+    /// Show or change what a running server logs
+    Log(LogArgs),
     /// Download a model
     Pull(PullArgs),
     /// Take a GGUF file into the model store
@@ -87,6 +91,8 @@ impl Command {
             Self::Ps(args) => &args.overrides.given,
             Self::Load(args) => &args.overrides.given,
             Self::Stop(args) => &args.overrides.given,
+            Self::Reload(args) => &args.overrides.given,
+            Self::Log(args) => &args.overrides.given,
             Self::Pull(args) => &args.overrides.given,
             Self::Import(args) => &args.overrides.given,
             Self::List(args) => &args.overrides.given,
@@ -222,6 +228,36 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Write JSON, one object a line as the load goes on
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Client>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Streams that run go on. What takes effect only after a restart is told.\n\nExample:  aluco reload"
+)]
+pub(crate) struct ReloadArgs {
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides<Client>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Levels are off, error, warn, info, debug and trace. They hold until the server reads its configuration again.
+
+Examples:
+  aluco log                               what is logged now
+  aluco log debug
+  aluco log info,aluco::worker=trace      more of one part")]
+pub(crate) struct LogArgs {
+    /// Levels to log from now on
+    pub(crate) levels: Option<String>,
+    /// Write JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

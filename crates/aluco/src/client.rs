@@ -2,6 +2,7 @@
 
 mod error;
 mod loading;
+mod operating;
 mod sse;
 mod stream;
 pub(crate) mod wire;

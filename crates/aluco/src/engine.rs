@@ -2,7 +2,7 @@
 
 use aluco_fleet::FleetConfig;
 use aluco_model::{HubConfig, Store, StoreConfig};
-use aluco_server::{PromptRules, ServerConfig};
+use aluco_server::{PromptRules, ResumeConfig, ServerConfig};
 
 use crate::{
     config::Settings,
@@ -41,6 +41,11 @@ pub(crate) fn server(settings: &Settings) -> Outcome<ServerConfig> {
         api_keys: settings.api_keys.clone(),
         isolation: settings.cache_isolation,
         prompt_rules,
+        resume: ResumeConfig {
+            streams: settings.resume_streams,
+            grace: settings.resume_grace,
+            ..ResumeConfig::default()
+        },
         body_bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
         shutdown_limit: settings.shutdown_limit,
         ..ServerConfig::default()

@@ -10,7 +10,9 @@ mod config;
 mod engine;
 mod failure;
 mod log;
+mod operator;
 mod render;
+mod service;
 mod signals;
 
 use std::process::ExitCode;

@@ -1,4 +1,6 @@
-//! Requests to end: SIGINT and SIGTERM.
+//! Requests to end (SIGINT, SIGTERM), and to read the configuration again (SIGHUP).
+
+use std::io::{IsTerminal, stderr};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -13,9 +15,6 @@ pub(crate) struct Signals {
 impl Signals {
     /// Must be called within a runtime.
     pub(crate) fn new() -> Outcome<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
-        };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -29,4 +28,26 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// Waits for requests to read the configuration again.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// `None` at a terminal: there SIGHUP says that it was closed, and ends the process. Must be called within a runtime.
+    pub(crate) fn new() -> Outcome<Option<Self>> {
+        if stderr().is_terminal() {
+            return Ok(None);
+        }
+        Ok(Some(Self(listen(SignalKind::hangup())?)))
+    }
+
+    /// The next request.
+    pub(crate) async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+fn listen(kind: SignalKind) -> Outcome<Signal> {
+    signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
 }

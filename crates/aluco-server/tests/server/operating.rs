@@ -21,6 +21,7 @@ impl Operator for Program {
         let config = self.next.lock().unwrap().clone()?;
         let outcome = Reloaded {
             changed: vec!["api_keys".to_owned()],
+            next_load: Vec::new(),
             needs_restart: vec!["port".to_owned()],
         };
         Ok(Reload { config, outcome })
@@ -96,7 +97,7 @@ async fn a_reload_changes_the_keys_while_a_stream_goes_on() {
     let reload = || world.post("/aluco/v1/reload", &json!({}));
     let reloaded = reload().bearer_auth("old").send().await.unwrap();
     let reloaded: Value = reloaded.json().await.unwrap();
-    let expected = json!({"changed": ["api_keys"], "needs_restart": ["port"]});
+    let expected = json!({"changed": ["api_keys"], "next_load": [], "needs_restart": ["port"]});
     assert_eq!(reloaded, expected);
     let (status, code, _) = error(reload().bearer_auth("old").send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (401, "invalid_api_key"));

@@ -9,6 +9,7 @@ mod documents;
 mod import;
 mod list;
 mod load;
+mod operate;
 mod ps;
 mod pull;
 mod rm;
@@ -20,8 +21,9 @@ mod version;
 
 use crate::{
     cli::{Cli, Command},
-    config::{Config, Environment, Files, load},
+    config::{Environment, Files},
     failure::Outcome,
+    operator::Sources,
 };
 
 /// Runs the command.
@@ -38,13 +40,20 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
     {
         return outcome;
     }
-    let config: Config = load(&environment, &files, cli.command.given())?;
+    let sources = Sources {
+        environment,
+        files,
+        flags: cli.command.given().to_vec(),
+    };
+    let config = sources.load()?;
     match &cli.command {
-        Command::Run(args) => run::run(args, &config, &environment),
-        Command::Serve(args) => serve::run(args, &config),
+        Command::Run(args) => run::run(args, &config, &sources.environment),
+        Command::Serve(args) => serve::run(args, &config, sources),
         Command::Ps(args) => ps::run(args, &config),
         Command::Load(args) => load::run(args, &config),
         Command::Stop(args) => stop::run(args, &config),
+        Command::Reload(args) => operate::reload(args, &config),
+        Command::Log(args) => operate::log(args, &config),
         Command::Pull(args) => pull::run(args, &config),
         Command::Import(args) => import::run(args, &config),
         Command::List(args) => list::run(args, &config),

@@ -1,8 +1,9 @@
 //! `aluco serve`: models over HTTP until it is told to stop.
 
-use std::{net::SocketAddr, process};
+use std::{net::SocketAddr, process, sync::Arc};
 
 use aluco_fleet::Fleet;
+use aluco_server::Server;
 use tokio::net::{TcpListener, lookup_host};
 
 use super::run::absolute;
@@ -11,37 +12,61 @@ use crate::{
     config::Config,
     engine,
     failure::{Failure, Outcome, Status},
-    log,
+    log::{self, Levels},
+    operator::{Serving, Sources},
     render::say,
-    signals::Signals,
+    service,
+    signals::{Hangups, Signals},
 };
 
 /// Exit status of a process that a second Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
+/// What there is before there are threads.
+struct Start {
+    /// Where the configuration came from.
+    sources: Sources,
+    levels: Levels,
+    /// A socket that the service manager listens at already.
+    handed_over: Option<std::net::TcpListener>,
+    /// To be loaded at once.
+    models: Vec<String>,
+}
+
 /// Runs the command.
-pub(crate) fn run(args: &ServeArgs, config: &Config) -> Outcome {
+pub(crate) fn run(args: &ServeArgs, config: &Config, sources: Sources) -> Outcome {
     let settings = &config.settings;
-    log::start(settings)?;
+    let levels = log::start(settings)?;
     let models = settings
         .preload
         .iter()
         .chain(&args.models)
         .map(|model| absolute(model))
         .collect::<Outcome<Vec<_>>>()?;
+    let start = Start {
+        sources,
+        levels,
+        handed_over: service::listener()?,
+        models,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(config, models))
+    runtime.block_on(serve(config, start))
 }
 
-async fn serve(config: &Config, models: Vec<String>) -> Outcome {
+async fn serve(config: &Config, start: Start) -> Outcome {
     let settings = &config.settings;
+    let models = start.models;
     let mut signals = Signals::new()?;
+    let hangups = Hangups::new()?;
     let server_config = engine::server(settings)?;
-    let listener = listen(config).await?;
+    let listener = match start.handed_over {
+        Some(listener) => take_over(listener, config)?,
+        None => listen(config).await?,
+    };
     let fleet = Fleet::new(engine::fleet(settings));
     // A name that is not here must not be found out by the first client.
     for model in &models {
@@ -66,8 +91,18 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
         );
     }
     tokio::spawn(preload(fleet.clone(), models));
+    let operator = Serving::new(start.sources, settings, fleet.clone(), start.levels);
+    let server = Server::new(fleet, server_config, Arc::new(operator));
+    let status = format!("serving at http://{address}");
+    // Whoever connects from now on waits for an answer at most, since the socket listens.
+    service::ready(&status);
+    tokio::spawn(service::keep_watch(server.clone()));
+    if let Some(hangups) = hangups {
+        tokio::spawn(reload_at(hangups, server.clone(), status));
+    }
     let shutdown = async move {
         signals.next().await;
+        service::stopping();
         tokio::spawn(async move {
             signals.next().await;
             say("stopped at once");
@@ -75,9 +110,10 @@ async fn serve(config: &Config, models: Vec<String>) -> Outcome {
             process::exit(INTERRUPTED);
         });
     };
-    aluco_server::serve(listener, fleet, server_config, shutdown)
-        .await
-        .map_err(|error| Failure::new(format!("the server failed: {error}")))?;
+    let end = server.run(listener, shutdown).await;
+    // A client may have asked for it.
+    service::stopping();
+    end.map_err(|error| Failure::new(format!("the server failed: {error}")))?;
     Ok(Status::Done)
 }
 
@@ -89,6 +125,37 @@ async fn preload(fleet: Fleet, models: Vec<String>) {
             Err(error) => tracing::error!(model, %error, "cannot load the model"),
         }
     }
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn reload_at(mut hangups: Hangups, server: Server, status: String) {
+    loop {
+        hangups.next().await;
+        service::reloading();
+        match server.reload().await {
+            Ok(_) => service::ready(&status),
+            Err(reason) => {
+                tracing::error!(reason, "the configuration stays as it was");
+                service::ready(&format!("{status}; the configuration cannot be reloaded"));
+            }
+        }
+    }
+}
+
+/// Takes a socket that the service manager listens at, unless the world could reach it without a key.
+fn take_over(listener: std::net::TcpListener, config: &Config) -> Outcome<TcpListener> {
+    let failed = |error| {
+        Failure::new(format!(
+            "the socket that was handed over cannot be used: {error}"
+        ))
+    };
+    let address = listener.local_addr().map_err(failed)?;
+    if let Some(refusal) = aluco_server::bind_refusal(&address, &config.settings.api_keys) {
+        return Err(Failure::new(refusal).advise(
+            "set a key (api_keys in the configuration file), or have the service manager listen at 127.0.0.1",
+        ));
+    }
+    TcpListener::from_std(listener).map_err(failed)
 }
 
 /// Listens at the first address of the configured host that works, unless the world could reach it without a key.

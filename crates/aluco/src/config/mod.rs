@@ -16,7 +16,7 @@ use std::{
 
 use aluco_fleet::{KeepAlive, ModelConfig};
 use aluco_proto::{Backend, LoadOptions};
-use aluco_server::Isolation;
+use aluco_server::{Isolation, ResumableStreams};
 
 pub(crate) use keys::{KEYS, KV_TYPES, Key, Part};
 pub(crate) use layers::{Environment, Files, Given, load};
@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) models: BTreeMap<String, ModelConfig>,
     pub(crate) pinned: Vec<String>,
     pub(crate) preload: Vec<String>,
+    pub(crate) resume_streams: ResumableStreams,
+    pub(crate) resume_grace: Duration,
     pub(crate) body_bytes_max: u64,
     pub(crate) shutdown_limit: Duration,
     pub(crate) log_level: String,
@@ -90,6 +92,8 @@ impl Settings {
             models: BTreeMap::new(),
             pinned: Vec::new(),
             preload: Vec::new(),
+            resume_streams: ResumableStreams::default(),
+            resume_grace: Duration::from_secs(60),
             body_bytes_max: 64 << 20,
             shutdown_limit: Duration::from_secs(10),
             log_level: "info".to_owned(),

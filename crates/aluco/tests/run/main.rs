@@ -7,5 +7,6 @@ mod home;
 mod interruption;
 mod loading;
 mod one_shot;
+mod operating;
 mod serving;
 mod store;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use aluco_fleet::{KeepAlive, ModelConfig};
 use aluco_proto::{Backend, FlashAttention, KvType, Speculation, WeightLoading};
-use aluco_server::Isolation;
+use aluco_server::{Isolation, ResumableStreams};
 use serde_json::{Value, json};
 
 use super::{
@@ -42,6 +42,12 @@ const SPECULATION: [(&str, Speculation); 2] =
     [("auto", Speculation::Auto), ("off", Speculation::Off)];
 
 const ISOLATION: [(&str, Isolation); 2] = [("shared", Isolation::Shared), ("key", Isolation::Key)];
+
+const RESUME_STREAMS: [(&str, ResumableStreams); 3] = [
+    ("always", ResumableStreams::Always),
+    ("on-request", ResumableStreams::OnRequest),
+    ("off", ResumableStreams::Off),
+];
 
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -546,6 +552,32 @@ pub(crate) static KEYS: &[Key] = &[
             Ok(())
         },
         get: |settings| json!(settings.prompt_rules),
+        ..PLAIN
+    },
+    Key {
+        name: "resume_streams",
+        env: "ALUCO_RESUME_STREAMS",
+        value_name: "WHICH",
+        help: "Streams that go on when their client is gone and can be resumed: always, on-request or off",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.resume_streams = raw.choice(&RESUME_STREAMS)?;
+            Ok(())
+        },
+        get: |settings| json!(named(&RESUME_STREAMS, settings.resume_streams)),
+        ..PLAIN
+    },
+    Key {
+        name: "resume_grace",
+        env: "ALUCO_RESUME_GRACE",
+        value_name: "TIME",
+        help: "How long such a stream goes on without a client",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.resume_grace = raw.duration()?;
+            Ok(())
+        },
+        get: |settings| json!(KeepAlive::For(settings.resume_grace)),
         ..PLAIN
     },
     Key {
