@@ -12,9 +12,6 @@ pub use ledger::{
     Candidate, Entry, Fit, HolderReport, Ledger, LedgerReport, Origin, OverBudget, Refusal,
     Reservation, Tight, WayOut,
 };
-pub use predict::{
-    CONTEXT_TOKENS_DEFAULT, Consumer, Item, MemoryPlan, Place, Setting, default_store_bytes,
-    predict,
-};
+pub use predict::{CONTEXT_TOKENS_DEFAULT, Consumer, Item, MemoryPlan, Place, Setting, predict};
 pub use pressure::{Pressure, PressureGauge, Reading};
 pub use shape::{Attention, Experts, Layer, Shape, ShapeError, State};

@@ -143,6 +143,25 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// RAM that the tightest limit allows: the machine's, or that of a cgroup.
+    pub fn capacity(&self) -> Bytes {
+        let limits = self.host_limits.iter().map(|limit| limit.total);
+        limits.min().unwrap_or_default()
+    }
+
+    /// Bytes that a model's stored prompts may take unless asked otherwise. The worker's own default knows nothing of cgroups, so who
+    /// starts it has to tell it.
+    pub fn default_store(&self) -> Bytes {
+        default_store(self.capacity())
+    }
+}
+
+/// Bytes that a model's stored prompts may take unless asked otherwise, in so much memory: a sixteenth, at most 8 GiB.
+pub fn default_store(capacity: Bytes) -> Bytes {
+    Bytes(capacity.0 / 16).min(Bytes::GIB.times(8))
+}
+
 /// Bytes to leave free of so many: 4 %, at least 2 GiB, at most an eighth.
 pub fn default_reserve(capacity: Bytes) -> Bytes {
     Bytes(capacity.0 / RESERVE_SHARE)

@@ -106,13 +106,8 @@ pub struct MemoryPlan {
 pub struct Setting {
     /// On what it will be computed.
     pub backend: Backend,
-    /// Bytes of stored prompts unless the options say; see [`default_store_bytes`].
+    /// Bytes of stored prompts unless the options say; see [`crate::pool::Pool::default_store`].
     pub store: Bytes,
-}
-
-/// Bytes of memory that a model's stored prompts may take unless asked otherwise: a sixteenth of the machine's memory, at most 8 GiB.
-pub fn default_store_bytes(machine: Bytes) -> Bytes {
-    Bytes(machine.0 / 16).min(Bytes::GIB.times(8))
 }
 
 /// A context as llama.cpp makes it of the options.

@@ -152,14 +152,6 @@ fn stored_prompts_take_what_is_configured() {
     assert_eq!(stored(None), Bytes::GIB);
     assert_eq!(stored(Some(0)), Bytes::ZERO);
     assert_eq!(stored(Some(5)), Bytes(5));
-    assert_eq!(
-        aluco_plan::default_store_bytes(Bytes::GIB.times(32)),
-        Bytes::GIB.times(2)
-    );
-    assert_eq!(
-        aluco_plan::default_store_bytes(Bytes::GIB.times(512)),
-        Bytes::GIB.times(8)
-    );
 }
 
 fn written(folder: &TempDir, writer: &Writer) -> PathBuf {

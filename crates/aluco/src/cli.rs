@@ -3,6 +3,7 @@
 mod bench_shorts;
 mod cache;
 mod doctor;
+mod mem;
 mod overrides;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use bench_shorts::expand;
 pub(crate) use cache::{
     CacheAction, CacheArgs, CacheLsArgs, CachePinArgs, CacheRmArgs, CacheStatArgs, CacheVerifyArgs,
 };
+pub(crate) use mem::MemArgs;
 pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
 
 use crate::config::Given;
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Have a running server load a model
     Load(LoadArgs),
+    /// Show who holds how much memory, and what a model would take
+    Mem(MemArgs),
     /// Unload a model, or stop the server
     Stop(StopArgs),
     /// Have a running server read its configuration again
@@ -90,6 +94,7 @@ impl Command {
             Self::Serve(args) => &args.overrides.given,
             Self::Ps(args) => &args.overrides.given,
             Self::Load(args) => &args.overrides.given,
+            Self::Mem(args) => &args.overrides.given,
             Self::Stop(args) => &args.overrides.given,
             Self::Reload(args) => &args.overrides.given,
             Self::Log(args) => &args.overrides.given,

@@ -91,11 +91,11 @@ impl fmt::Display for Refusal {
             Tight::Device => "GPU memory",
             Tight::Together => "shared memory",
         };
-        writeln!(
-            f,
-            "{} does not fit: it needs {} of {of_what}, and {} are free.\n",
+        let first = format!(
+            "{} does not fit: it needs {} of {of_what}, and {} are free.",
             self.model, self.needed_bytes, self.free_bytes
-        )?;
+        );
+        writeln!(f, "{}", wrapped(&first, "", ""))?;
         let mut needed = Lines::new("NEEDED");
         for item in self.needed.iter().filter(|item| self.counts(item.place)) {
             let name = needed_for(item.consumer, self.context_tokens);
@@ -133,7 +133,7 @@ impl Refusal {
 }
 
 /// Text in lines of at most [`COLUMNS`], broken between words; a longer word stands alone.
-fn wrapped(text: &str, first: &str, next: &str) -> String {
+pub(super) fn wrapped(text: &str, first: &str, next: &str) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
     let mut is_empty = true;

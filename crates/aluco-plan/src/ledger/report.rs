@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Ledger, Tight, by_place};
+use super::{Entry, Ledger, Tight, by_place, refusal::wrapped};
 use crate::{
     Bytes, Consumer, MemoryPlan, Place, Pressure,
     pool::{Budget, Limit, Pool},
@@ -129,11 +129,11 @@ pub struct Fit {
 impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.plan.total();
-        writeln!(
-            f,
-            "{} fits: it needs {total}, and {} are free.\n",
+        let first = format!(
+            "{} fits: it needs {total}, and {} are free.",
             self.model, self.free_bytes
-        )?;
+        );
+        writeln!(f, "{}", wrapped(&first, "", ""))?;
         let mut lines = Lines::new("NEEDED");
         for item in &self.plan.items {
             let place = if item.place == Place::Device {

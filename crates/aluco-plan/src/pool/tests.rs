@@ -217,6 +217,13 @@ fn the_reserve_fits_the_machine() {
 }
 
 #[test]
+fn stored_prompts_get_a_sixteenth_of_what_there_is() {
+    assert_eq!(default_store(Bytes::GIB.times(32)), Bytes::GIB.times(2));
+    assert_eq!(default_store(Bytes::GIB.times(512)), Bytes::GIB.times(8));
+    assert_eq!(pool(&halo()).default_store(), Bytes(127_098_456 * 64));
+}
+
+#[test]
 fn this_machine_can_be_read() {
     let facts = Facts::read(Path::new("/"));
     assert!(facts.memory.total > Bytes::ZERO);

@@ -9,6 +9,7 @@ mod documents;
 mod import;
 mod list;
 mod load;
+mod mem;
 mod operate;
 mod ps;
 mod pull;
@@ -51,6 +52,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Serve(args) => serve::run(args, &config, sources),
         Command::Ps(args) => ps::run(args, &config),
         Command::Load(args) => load::run(args, &config),
+        Command::Mem(args) => mem::run(args, &config),
         Command::Stop(args) => stop::run(args, &config),
         Command::Reload(args) => operate::reload(args, &config),
         Command::Log(args) => operate::log(args, &config),

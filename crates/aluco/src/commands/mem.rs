@@ -1,0 +1,158 @@
+//! `aluco mem`: who holds how much of the memory, and what a model would take.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use aluco_fleet::Fleet;
+use aluco_plan::{
+    Bytes, Candidate, Fit, Ledger, LedgerReport, Pressure, Refusal, Setting, Shape,
+    pool::{Facts, GpuFacts, Held, Pool},
+};
+use aluco_proto::{Backend, WorkerHello};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    connection::{configured, told},
+    run::{absolute, current_thread},
+};
+use crate::{
+    cli::MemArgs,
+    client::ClientError,
+    config::Config,
+    engine,
+    failure::{Failure, Outcome, Status},
+    render,
+};
+
+/// What `--json` writes of a model.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// There is room.
+    Fits(Fit),
+    /// There is not.
+    DoesNotFit(Box<Refusal>),
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
+    let runtime = current_thread()?;
+    // Another machine's files say nothing of a server here.
+    let served = match &args.root {
+        Some(_) => None,
+        None => runtime.block_on(served(config))?,
+    };
+    let Some(model) = &args.model else {
+        let report = match served {
+            Some(report) => report,
+            None => Ledger::new(pool(args, None)).report(Pressure::Calm),
+        };
+        if args.json {
+            render::print_json(&report)?;
+        } else {
+            write!(
+                io::stdout().lock(),
+                "{}",
+                render::printable(&report.to_string())
+            )?;
+        }
+        return Ok(Status::Done);
+    };
+    let settings = &config.settings;
+    let worker = match args.root {
+        Some(_) => None,
+        None => runtime.block_on(async {
+            let fleet = Fleet::new(engine::fleet(settings));
+            fleet.worker().await.ok().map(|(_, hello)| hello)
+        }),
+    };
+    let mut ledger = match served {
+        Some(report) => report.ledger(),
+        None => Ledger::new(pool(args, worker.as_ref())),
+    };
+    let stored = engine::store(settings).find(&absolute(model)?)?;
+    let shape = Shape::read(&stored).map_err(|error| Failure::new(error.to_string()))?;
+    // Loading it again would free it first.
+    for reservation in ledger.find(&stored.name) {
+        ledger.release(reservation);
+    }
+    let candidate = Candidate {
+        name: &stored.name,
+        shape: &shape,
+        options: &settings.load_options(),
+        setting: Setting {
+            backend: backend(config, worker.as_ref()),
+            store: ledger.pool().default_store(),
+        },
+    };
+    let answer = match ledger.check(&candidate) {
+        Ok(fit) => Answer::Fits(fit),
+        Err(refusal) => Answer::DoesNotFit(refusal),
+    };
+    if args.json {
+        render::print_json(&answer)?;
+    } else {
+        let text = match &answer {
+            Answer::Fits(fit) => fit.to_string(),
+            Answer::DoesNotFit(refusal) => refusal.to_string(),
+        };
+        write!(io::stdout().lock(), "{}", render::printable(&text))?;
+    }
+    Ok(match answer {
+        Answer::Fits(_) => Status::Done,
+        Answer::DoesNotFit(_) => Status::Failed,
+    })
+}
+
+/// The ledger of the server that the configuration names. `None` if no server runs, or if it keeps none.
+async fn served(config: &Config) -> Outcome<Option<LedgerReport>> {
+    let client = configured(config)?;
+    match client.check().await {
+        Ok(()) => {}
+        Err(ClientError::NoServer { .. }) if config.settings.url.is_none() => return Ok(None),
+        Err(error) => return Err(told(config, error)),
+    }
+    let mut status = client
+        .status_json()
+        .await
+        .map_err(|error| told(config, error))?;
+    match status.get_mut("ledger").map(Value::take) {
+        None | Some(Value::Null) => Ok(None),
+        Some(ledger) => serde_json::from_value(ledger)
+            .map(Some)
+            .map_err(|error| Failure::new(format!("the server's ledger cannot be read: {error}"))),
+    }
+}
+
+/// The memory of this machine, as far as no server accounts for it.
+fn pool(args: &MemArgs, worker: Option<&WorkerHello>) -> Pool {
+    let mut facts = Facts::read(args.root.as_deref().unwrap_or(Path::new("/")));
+    if facts.gpus.is_empty() {
+        facts.gpus = worker.map_or_else(Vec::new, told_gpus);
+    }
+    Pool::of(&facts, Held::default(), None)
+}
+
+/// GPUs that a worker found and no driver of amdgpu's kind tells of.
+fn told_gpus(worker: &WorkerHello) -> Vec<GpuFacts> {
+    if worker.backend == Backend::Cpu {
+        return Vec::new();
+    }
+    let devices = worker.devices.iter();
+    devices
+        .filter(|device| !device.device.starts_with("CPU"))
+        .filter_map(|device| {
+            let (total, free) = (device.total_bytes?, device.free_bytes?);
+            Some(GpuFacts::told(&device.device, Bytes(total), Bytes(free)))
+        })
+        .collect()
+}
+
+/// On what the model would be computed: what is asked for, else what the best worker computes on.
+fn backend(config: &Config, worker: Option<&WorkerHello>) -> Backend {
+    let asked = config.settings.backend;
+    asked.unwrap_or_else(|| worker.map_or(Backend::Cpu, |worker| worker.backend))
+}

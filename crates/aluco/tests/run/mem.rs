@@ -1,0 +1,81 @@
+//! What a model would take, and whether it fits: on made-up machines, without any server or worker.
+
+use std::{fs, path::Path};
+
+use aluco_fake_worker::Script;
+use aluco_tiny_models::Kind;
+use assert_cmd::assert::OutputAssertExt;
+use serde_json::Value;
+
+use crate::home::Home;
+
+/// A home with a real header in `model.gguf`, and a machine of which a cgroup lets it have so many MiB.
+fn home(mib: u64) -> Home {
+    let home = Home::with(&Script::default());
+    aluco_tiny_models::write(Kind::SlidingWindow, &home.model()).unwrap();
+    let cgroup = home.path().join("machine/sys/fs/cgroup/box");
+    let proc = home.path().join("machine/proc");
+    write(&proc.join("self/cgroup"), "0::/box\n");
+    write(
+        &proc.join("meminfo"),
+        "MemTotal: 33554432 kB\nMemAvailable: 25165824 kB\n",
+    );
+    write(&cgroup.join("memory.max"), &(mib << 20).to_string());
+    write(&cgroup.join("memory.current"), "0\n");
+    home
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn output(home: &Home, args: &[&str], status: i32) -> String {
+    let mut command = home.aluco(&["mem", "--root", "machine"]);
+    let output = command.args(args).assert().code(status);
+    String::from_utf8(output.get_output().stdout.clone()).unwrap()
+}
+
+#[test]
+fn the_memory_of_a_machine_is_told() {
+    insta::assert_snapshot!(output(&home(16 << 10), &[], 0));
+}
+
+#[test]
+fn a_model_that_fits_is_told_with_what_it_takes() {
+    let home = home(4096);
+    let text = output(&home, &["./model.gguf", "--cache-ram", "64MiB"], 0);
+    let (first, table) = text.split_once("\n\n").unwrap();
+    assert!(first.contains("fits: it needs"), "{first}");
+    insta::assert_snapshot!(table);
+    let json = output(&home, &["./model.gguf", "--json"], 0);
+    let answer: Value = serde_json::from_str(&json).unwrap();
+    // A sixteenth of what there is goes to stored prompts.
+    assert_eq!(answer["fits"]["plan"]["items"][0]["bytes"], 256 << 20);
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_told_what_would_help() {
+    let home = home(256);
+    let text = output(&home, &["./model.gguf", "--context", "262144"], 1);
+    assert!(
+        text.lines().skip(2).all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+    let (_, table) = text.split_once("\n\n").unwrap();
+    insta::assert_snapshot!(table);
+    let json = output(&home, &["./model.gguf", "--context", "262144", "--json"], 1);
+    let answer: Value = serde_json::from_str(&json).unwrap();
+    let refusal = &answer["does_not_fit"];
+    assert!(refusal["needed_bytes"].as_u64() > refusal["free_bytes"].as_u64());
+    assert!(!refusal["ways_out"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_model_that_is_not_there_is_an_error() {
+    let home = home(256);
+    home.aluco(&["mem", "--root", "machine", "./none.gguf"])
+        .assert()
+        .code(1)
+        .stdout("");
+}
