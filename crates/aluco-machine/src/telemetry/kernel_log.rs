@@ -90,7 +90,7 @@ impl KernelLog {
             Err(LogError::Unreadable { kmsg, .. }) => {
                 Self::journal("journalctl").map_err(|error| match error {
                     LogError::Unreadable { journal, .. } => LogError::Unreadable { kmsg, journal },
-                    other => other,
+                    other @ LogError::Thread(_) => other,
                 })
             }
             Err(error) => Err(error),

@@ -97,7 +97,8 @@ pub fn status(tree: &Tree) -> Result<Vec<ApplyStatus>, TuneError> {
         }
         let same_boot = match (&beginning.boot_id, boot_id(tree)) {
             (Some(then), Some(now)) => *then == now,
-            _ => boot_time_s(tree).is_some_and(|booted_s| booted_s <= beginning.at_s),
+            // If neither tells, nobody knows that the machine was started since.
+            _ => boot_time_s(tree).is_none_or(|booted_s| booted_s <= beginning.at_s),
         };
         let changes: Result<Vec<_>, _> = journal
             .steps

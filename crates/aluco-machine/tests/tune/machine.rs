@@ -224,6 +224,13 @@ impl<'a> FakeCommands<'a> {
                     }
                 }
             }
+            ["tuned-adm", "profile", profile] => {
+                let folder = self.root.join("etc/tuned");
+                if folder.is_dir() {
+                    fs::write(folder.join("active_profile"), format!("{profile}\n"))
+                        .expect("a profile");
+                }
+            }
             ["usermod", "-aG", group, user] => {
                 self.edit_group(group, |members| members.push((*user).to_owned()));
             }

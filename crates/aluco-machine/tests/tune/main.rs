@@ -3,4 +3,5 @@
 mod machine;
 
 mod faults;
+mod fixtures;
 mod stacking;

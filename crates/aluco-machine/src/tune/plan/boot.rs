@@ -115,7 +115,7 @@ fn grub_drop_in(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneEr
         )?;
     }
     for path in &others {
-        changed |= edit(draft, wanted, path, |text, wish| match wish {
+        let edited = edit(draft, wanted, path, |text, wish| match wish {
             // Ours comes later and wins, but two values of one name mislead whoever reads them.
             ArgumentWish::Set(argument) if !elsewhere.has(argument) => {
                 grub::remove(text, KernelArguments::split(argument).0, None)
@@ -123,6 +123,13 @@ fn grub_drop_in(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneEr
             ArgumentWish::Set(_) => text.to_owned(),
             ArgumentWish::Remove(name, value) => grub::remove(text, name, value.as_deref()),
         })?;
+        if let (true, Some(change)) = (edited, draft.changes.last_mut()) {
+            "take out what no longer holds".clone_into(&mut change.title);
+            change
+                .checks
+                .retain(|check| matches!(check, Check::NoKernelArgument { .. }));
+        }
+        changed |= edited;
     }
     if changed {
         draft.rebuild(["update-grub"], "build GRUB's menu again");
@@ -414,16 +421,24 @@ impl<'a> Wanted<'a> {
     }
 
     fn title(&self) -> String {
-        let words: Vec<String> = self
-            .wishes
-            .iter()
-            .map(|wish| match &wish.what {
-                ArgumentWish::Set(argument) => format!("start the kernel with {argument}"),
-                ArgumentWish::Remove(name, None) => format!("no longer with {name}"),
-                ArgumentWish::Remove(name, Some(value)) => format!("no longer with {name}={value}"),
-            })
-            .collect();
-        words.join(", ")
+        let mut with = Vec::new();
+        let mut without = Vec::new();
+        for wish in &self.wishes {
+            match &wish.what {
+                ArgumentWish::Set(argument) => with.push(argument.clone()),
+                ArgumentWish::Remove(name, None) => without.push(name.clone()),
+                ArgumentWish::Remove(name, Some(value)) => without.push(format!("{name}={value}")),
+            }
+        }
+        let mut title = "start the kernel".to_owned();
+        if !with.is_empty() {
+            title = format!("{title} with {}", with.join(" "));
+        }
+        if !without.is_empty() {
+            let and = if with.is_empty() { "" } else { " and" };
+            title = format!("{title}{and} without {}", without.join(" "));
+        }
+        title
     }
 
     fn reasons(&self) -> Vec<Reason> {

@@ -1,5 +1,7 @@
 //! What a person has to do: packages, the BIOS, everything that is no setting.
 
+use std::collections::BTreeSet;
+
 use super::{draft::Draft, wishes::Wish};
 use crate::{
     doctor::{FixAction, PackageFamily, PackageOperation},
@@ -14,7 +16,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, facts: &Facts, wishes: &[Wish<FixActio
             FixAction::Package { operation, names } => {
                 let family = family(facts);
                 let Some(names) = family.and_then(|family| names.get(&family)) else {
-                    let all: Vec<_> = names.values().flatten().cloned().collect();
+                    let all: BTreeSet<_> = names.values().flatten().cloned().collect();
+                    let all: Vec<_> = all.into_iter().collect();
                     let text = format!("{} as your distribution wants it", verb(*operation));
                     draft.instruct("packages", &text, vec![all.join(" ")], reasons, false);
                     continue;

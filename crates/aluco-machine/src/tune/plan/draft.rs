@@ -55,7 +55,7 @@ impl<'a> Draft<'a> {
         let path = path.to_owned();
         self.changes.push(Change {
             title: title.to_owned(),
-            reasons,
+            reasons: without_repetition(reasons),
             effect,
             checks,
             action: Action::File(FileChange { path, old, new }),
@@ -108,4 +108,14 @@ impl<'a> Draft<'a> {
         changes.extend(self.rebuilds);
         (changes, self.instructions)
     }
+}
+
+fn without_repetition(reasons: Vec<Reason>) -> Vec<Reason> {
+    let mut kept: Vec<Reason> = Vec::new();
+    for reason in reasons {
+        if !kept.contains(&reason) {
+            kept.push(reason);
+        }
+    }
+    kept
 }

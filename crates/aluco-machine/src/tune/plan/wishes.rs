@@ -48,7 +48,8 @@ pub(super) struct Wishes {
     pub(super) left_out: Vec<LeftOut>,
 }
 
-/// A rule that asks whether the NPU is used, because turning the IOMMU off takes it away.
+/// The rule that asks whether the NPU is used, because without the IOMMU it does not work.
+const IOMMU_COSTS_SPEED: &str = "IOM-01";
 const ARGUMENT_THAT_COSTS_THE_NPU: (&str, &str) = ("amd_iommu", "off");
 
 impl Wishes {
@@ -67,6 +68,16 @@ impl Wishes {
                     title: finding.title.clone(),
                     why,
                 });
+                continue;
+            }
+            if finding.rule == IOMMU_COSTS_SPEED {
+                // The doctor can only say what to weigh up; that the NPU is not used decides it.
+                let (name, off) = ARGUMENT_THAT_COSTS_THE_NPU;
+                let action = FixAction::SetKernelArgument {
+                    name: name.to_owned(),
+                    value: Some(off.to_owned()),
+                };
+                wishes.add(&action, &reason(finding), gtt);
                 continue;
             }
             for action in &finding.fix {
@@ -231,10 +242,11 @@ fn why_left_out(finding: &Finding, choices: &Choices) -> Option<String> {
         return Some("you asked for others only".to_owned());
     }
     let (name, off) = ARGUMENT_THAT_COSTS_THE_NPU;
-    let sets_off = finding.fix.iter().any(|action| {
-        matches!(action, FixAction::SetKernelArgument { name: found, value }
-            if found == name && value.as_deref() == Some(off))
-    });
+    let sets_off = finding.rule == IOMMU_COSTS_SPEED
+        || finding.fix.iter().any(|action| {
+            matches!(action, FixAction::SetKernelArgument { name: found, value }
+                if found == name && value.as_deref() == Some(off))
+        });
     let removes_off = finding.fix.iter().any(|action| {
         matches!(action, FixAction::RemoveKernelArgument { name: found, .. } if found == name)
     });
