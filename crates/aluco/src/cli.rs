@@ -5,6 +5,7 @@ mod cache;
 mod doctor;
 mod mem;
 mod overrides;
+mod tune;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,10 @@ pub(crate) use cache::{
 };
 pub(crate) use mem::MemArgs;
 pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
+pub(crate) use tune::{
+    Answer, TuneAction, TuneApplyArgs, TuneArgs, TuneChoiceArgs, TunePlanArgs, TuneStatusArgs,
+    TuneUndoArgs,
+};
 
 use crate::config::Given;
 
@@ -75,6 +80,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Examine this machine: what is wrong, what it costs, what to do
     Doctor(DoctorArgs),
+    /// Change the machine's settings for local AI, and take the changes back
+    Tune(TuneArgs),
     /// Show the configuration and where each value came from
     Config(ConfigArgs),
     /// Write a completion script for a shell
@@ -105,7 +112,7 @@ impl Command {
             Self::Rm(args) => &args.overrides.given,
             Self::Cache(args) => args.given(),
             Self::Bench(args) => &args.overrides.given,
-            Self::Doctor(_) | Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
+            Self::Doctor(_) | Self::Tune(_) | Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
         }
     }
 }

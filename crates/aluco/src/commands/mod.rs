@@ -18,6 +18,7 @@ mod run;
 mod serve;
 mod show;
 mod stop;
+mod tune;
 mod version;
 
 use crate::{
@@ -32,6 +33,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Completions(args) => return documents::completions(args),
         Command::Man(args) => return documents::manual(args),
+        Command::Tune(args) => return tune::run(args),
         _ => {}
     }
     let environment = Environment::of_process();
@@ -64,6 +66,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Cache(args) => cache::run(args, &config),
         Command::Bench(args) => bench::run(args, &config),
         Command::Doctor(args) => doctor::run(args, &config),
+        Command::Tune(args) => tune::run(args),
         Command::Config(args) => config::run(args, &config),
         Command::Version(args) => version::run(args, &config),
         Command::Completions(args) => documents::completions(args),

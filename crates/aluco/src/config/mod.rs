@@ -21,7 +21,7 @@ use aluco_server::{Isolation, ResumableStreams};
 pub(crate) use keys::{KEYS, KV_TYPES, Key, Part};
 pub(crate) use layers::{Environment, Files, Given, load};
 pub(crate) use raw::Raw;
-pub(crate) use units::show_size;
+pub(crate) use units::{parse_size, show_size};
 
 /// Where `aluco serve` listens unless told otherwise.
 pub(crate) const PORT: u16 = 13313;
