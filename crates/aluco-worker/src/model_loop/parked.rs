@@ -23,6 +23,12 @@ const STEPS_PER_PIECE: u32 = 4;
 /// A shorter end of a sequence is computed sooner than it is put back.
 const TAIL_TOKENS_MIN: u32 = 16;
 
+/// The end of a prompt is worth storing before its reply is complete if it has so many tokens behind the last block.
+const PROMPT_END_TOKENS_MIN: u32 = 64;
+
+/// Tokens of a reply after which there is no hurry any more to store the end of its prompt: the end of the reply comes soon enough.
+const REPLY_BEGIN_TOKENS: u32 = 64;
+
 /// A sequence without a stream.
 #[derive(Debug)]
 pub(super) struct Parked {
@@ -102,19 +108,59 @@ impl ModelLoop {
         }
     }
 
-    /// Stores a block of a stream that runs: a conversation whose next turn always comes at once is never parked for long.
+    /// Stores a piece of a stream that runs: a conversation whose next turn always comes at once is never parked for long, and a process
+    /// that is killed with a reply has its prompt on disk.
     fn store_running(&mut self) {
+        if !self.store_running_block() {
+            self.store_prompt_end();
+        }
+    }
+
+    /// Stores what a prompt has behind its last block while the reply to it begins. Only of conversations that are known to come back.
+    fn store_prompt_end(&mut self) {
+        let (Some(store), MemoryClass::Blocks) = (self.store.clone(), self.archive.class()) else {
+            return;
+        };
+        let block = store.block_tokens() as u32;
+        let due = self.running.iter().find_map(|stream| {
+            let is_due = stream.origin == Origin::Returning
+                && (1..=REPLY_BEGIN_TOKENS).contains(&stream.generated_tokens())
+                && stream.prompt_tokens <= stream.computed_tokens
+                && stream.prompt_tokens % block >= PROMPT_END_TOKENS_MIN;
+            let prompt = &stream.tokens[..stream.prompt_tokens as usize];
+            let sequence = stream.sequence.filter(|_| is_due)?;
+            let namespace = &self.generations[&stream.request].namespace;
+            let entry = store.missing(namespace, prompt, Kind::Tail)?;
+            Some((sequence, entry))
+        });
+        let Some((sequence, entry)) = due else {
+            return;
+        };
+        let end = entry.begin + entry.tokens.len() as u32;
+        match self
+            .archive
+            .export_block(&mut self.context, sequence, entry.begin, end)
+        {
+            Ok(payload) => {
+                store.insert(entry, payload, Origin::Returning);
+            }
+            Err(error) => self.note_export_failure(&error),
+        }
+    }
+
+    /// Stores a block of a stream that runs. False if there is none.
+    fn store_running_block(&mut self) -> bool {
         let class = self.archive.class();
         let (Some(store), MemoryClass::Blocks | MemoryClass::Checkpoints) =
             (self.store.clone(), class)
         else {
-            return;
+            return false;
         };
         let block = store.block_tokens() as u32;
         let Some(index) = self.running.iter().position(|stream| {
             stream.origin != Origin::Side && stream.kept_tokens + block <= stream.computed_tokens
         }) else {
-            return;
+            return false;
         };
         let stream = &mut self.running[index];
         let namespace = self.generations[&stream.request].namespace.clone();
@@ -124,16 +170,16 @@ impl ModelLoop {
         let end = begin + block;
         stream.kept_tokens = end;
         let (Some(sequence), true) = (stream.sequence, begin == stored) else {
-            return;
+            return false;
         };
         if end > stream.computed_tokens {
             // All is stored so far.
             stream.kept_tokens = stored;
-            return;
+            return false;
         }
         let tokens = &stream.tokens[..end as usize];
         let Some(entry) = store.missing(&namespace, tokens, Kind::Block) else {
-            return;
+            return false;
         };
         let origin = stream.origin;
         match self
@@ -145,6 +191,7 @@ impl ModelLoop {
             }
             Err(error) => self.note_export_failure(&error),
         }
+        true
     }
 
     /// Cells that nothing but parked sequences holds, all of which are stored.
