@@ -20,6 +20,9 @@ use crate::{
 /// Names that are remembered for one model. There are endless ways to write a path.
 const NAMES_MAX: usize = 16;
 
+/// Models that are remembered after they have gone. There are endless ways to write a path, too.
+const REMEMBERED_MAX: usize = 1024;
+
 /// All models that are loaded, on their way in, or on their way out.
 #[derive(Default)]
 pub(crate) struct Residency {
@@ -135,6 +138,7 @@ impl Residency {
     ) -> ModelHandle {
         self.next_handle += 1;
         let handle = ModelHandle(self.next_handle);
+        self.bound_memory(now);
         self.remembered
             .entry(name.clone())
             .or_insert_with(|| Remembered {
@@ -156,6 +160,23 @@ impl Residency {
         };
         self.residents.insert(handle, resident);
         handle
+    }
+
+    /// Makes place to remember one more model, by forgetting the least used one of those that are gone.
+    fn bound_memory(&mut self, now: Instant) {
+        if self.remembered.len() < REMEMBERED_MAX {
+            return;
+        }
+        let is_here = |name: &str| self.residents.values().any(|it| it.name == name);
+        let least = self
+            .remembered
+            .iter()
+            .filter(|(name, _)| !is_here(name))
+            .min_by(|(_, one), (_, other)| one.habit.uses(now).total_cmp(&other.habit.uses(now)))
+            .map(|(name, _)| name.clone());
+        if let Some(least) = least {
+            self.remembered.remove(&least);
+        }
     }
 
     /// Remembers another name of a model, so that it is found without a look into the store. The oldest but the canonical one is

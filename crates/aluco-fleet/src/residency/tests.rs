@@ -210,3 +210,24 @@ fn what_a_request_says_holds_until_the_model_goes() {
     let (expired, next) = table.residency.expired(table.now());
     assert_eq!((expired, next), (vec![], Some(in_100_s)));
 }
+
+#[test]
+fn models_that_are_gone_are_not_remembered_without_end() {
+    let mut table = Table::new();
+    let stays = table.add("stays", Stage::Ready, 0, 0);
+    for number in 0..REMEMBERED_MAX * 2 {
+        let handle = table.add(&format!("{number}"), Stage::Ready, 0, 0);
+        if number % 100 == 0 {
+            let now = table.now();
+            table.residency.touch(handle, now);
+        }
+        table.residency.remove(handle);
+    }
+    assert_eq!(table.residency.remembered.len(), REMEMBERED_MAX);
+    let name = &table.residency.get_mut(stays).unwrap().name.clone();
+    assert!(table.residency.remembered.contains_key(name));
+    for used in (0..REMEMBERED_MAX * 2).step_by(100) {
+        let name = used.to_string();
+        assert!(table.residency.remembered.contains_key(&name), "{name}");
+    }
+}

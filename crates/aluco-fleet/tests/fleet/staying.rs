@@ -10,8 +10,8 @@ use aluco_fleet::{
 use rustix::process::Signal;
 
 use crate::world::{
-    World, answer, endless, events, eventually, first_delta, gone, signal, spec, until_status,
-    within, worker_pid,
+    World, answer, endless, events, eventually, first_delta, signal, spec, until_status, within,
+    worker_pid,
 };
 
 fn kept(keep_alive: KeepAlive) -> RequestOptions {
@@ -136,7 +136,10 @@ async fn a_pin_outlives_the_worker() {
     within(fleet.load_with(&model, pinned())).await.unwrap();
     let pid = worker_pid(&fleet).await;
     signal(pid, Signal::KILL);
-    eventually("the worker is gone", || gone(pid)).await;
+    until_status(&fleet, "the death is noticed", |status| {
+        status.workers.iter().all(|worker| worker.hello.pid != pid)
+    })
+    .await;
     within(fleet.load(&model)).await.unwrap();
     assert!(only(&fleet).await.pinned);
 }
