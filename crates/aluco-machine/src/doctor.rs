@@ -8,6 +8,7 @@ mod catalogue;
 mod expression;
 mod filling;
 mod fix;
+mod kernel_messages;
 mod report;
 mod rule;
 mod scope;
@@ -18,7 +19,8 @@ mod version;
 
 pub use catalogue::Catalogue;
 pub use fix::{FixAction, PackageFamily, PackageOperation};
-pub use report::{Finding, Report, Unchecked, examine, examine_with};
+pub use kernel_messages::kernel_events;
+pub use report::{Finding, Report, Unchecked, examine, examine_with, examine_with_log};
 pub use rule::{Cost, Disagreement, Rule, Severity, Source};
 pub use steps::Step;
 pub use version::Version;

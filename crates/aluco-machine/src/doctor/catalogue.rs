@@ -16,9 +16,9 @@ macro_rules! themes {
     };
 }
 
-const THEMES: [(&str, &str); 11] = themes![
+const THEMES: [(&str, &str); 12] = themes![
     "hardware", "memory", "kernel", "firmware", "iommu", "rocm", "vulkan", "access", "power",
-    "npu", "runtime",
+    "npu", "runtime", "logs",
 ];
 
 /// Every rule and table.

@@ -10,9 +10,12 @@ use super::{
     filling::fill,
     fix::FixAction,
     rule::{Condition, Cost, Disagreement, Rule, Severity, Source},
-    scope::RuleScope,
+    scope::{self, RuleScope},
 };
-use crate::facts::{FactTree, Facts};
+use crate::{
+    facts::{Because, FactTree, Facts, Known},
+    telemetry::KernelEvent,
+};
 
 /// What the rules come to on one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,13 +79,24 @@ impl Report {
     }
 }
 
-/// Puts the rules that come with Aluco to the facts.
+/// Puts the rules that come with Aluco to the facts, those about the kernel's messages left out.
 pub fn examine(facts: &Facts) -> Report {
-    examine_with(Catalogue::embedded(), &FactTree::new(facts))
+    let pointless = Known::unknown(Because::NotApplicable, "only facts were asked for");
+    examine_with_log(facts, &pointless)
 }
 
-/// Puts these rules to the facts.
-pub fn examine_with(catalogue: &Catalogue, tree: &FactTree) -> Report {
+/// Puts the rules that come with Aluco to the facts and to what the [kernel said](super::kernel_events).
+pub fn examine_with_log(facts: &Facts, events: &Known<Vec<KernelEvent>>) -> Report {
+    examine_with(Catalogue::embedded(), &FactTree::new(facts), events)
+}
+
+/// Puts these rules to the facts and to what the kernel said.
+pub fn examine_with(
+    catalogue: &Catalogue,
+    tree: &FactTree,
+    events: &Known<Vec<KernelEvent>>,
+) -> Report {
+    let log = scope::log(events);
     let mut report = Report {
         findings: Vec::new(),
         unchecked: Vec::new(),
@@ -90,7 +104,7 @@ pub fn examine_with(catalogue: &Catalogue, tree: &FactTree) -> Report {
         not_applicable: Vec::new(),
     };
     for rule in catalogue.rules() {
-        let scope = RuleScope::new(tree, &rule.bindings, &catalogue.tables);
+        let scope = RuleScope::new(tree, &log, &rule.bindings, &catalogue.tables);
         match rule.outcome(&scope) {
             Outcome::NotApplicable => report.not_applicable.push(rule.id.clone()),
             Outcome::Passed => report.passed.push(rule.id.clone()),

@@ -8,11 +8,41 @@ use super::{
     expression::{Expression, Operand, Scope, Unknown, Value},
     table::Tables,
 };
-use crate::facts::{Because, Fact, FactTree};
+use crate::{
+    facts::{Because, Fact, FactTree, Known},
+    telemetry::KernelEvent,
+};
+
+/// The kernel's events as a list of records, and where they are from.
+pub(super) type Log = (Operand, Option<String>);
+
+/// What the kernel said, as rules see it: `log.events`, each with its `kind`, its `line`, and what else is known of it.
+pub(super) fn log(events: &Known<Vec<KernelEvent>>) -> Log {
+    let list = match events {
+        Known::Value { value, .. } => {
+            let records = value.iter().map(|event| {
+                // The kind is a map of its own, with its name under `kind`.
+                let mut json = serde_json::to_value(event).unwrap_or_default();
+                let kind = json.get_mut("kind").map(Json::take).unwrap_or_default();
+                if let (Json::Object(fields), Json::Object(kind)) = (&mut json, kind) {
+                    fields.extend(kind);
+                }
+                from_json(&json, "log.events")
+            });
+            records.collect::<Result<_, _>>().map(Value::List)
+        }
+        Known::Unknown {
+            unknown: why,
+            because,
+        } => Err(unknown("log.events", why, *because)),
+    };
+    (list, events.source().map(str::to_owned))
+}
 
 /// What the expressions of a rule can name, and a record of the facts they asked for.
 pub(super) struct RuleScope<'a> {
     tree: &'a FactTree,
+    log: &'a Log,
     bindings: &'a BTreeMap<String, super::rule::Condition>,
     tables: &'a Tables,
     asked: RefCell<BTreeMap<String, Option<String>>>,
@@ -21,11 +51,13 @@ pub(super) struct RuleScope<'a> {
 impl<'a> RuleScope<'a> {
     pub(super) fn new(
         tree: &'a FactTree,
+        log: &'a Log,
         bindings: &'a BTreeMap<String, super::rule::Condition>,
         tables: &'a Tables,
     ) -> Self {
         Self {
             tree,
+            log,
             bindings,
             tables,
             asked: RefCell::default(),
@@ -41,6 +73,12 @@ impl<'a> RuleScope<'a> {
 impl Scope for RuleScope<'_> {
     fn fact(&self, path: &[String]) -> Operand {
         let path = path.join(".");
+        if path == "log.events" {
+            let (events, source) = self.log;
+            let source = source.clone();
+            self.asked.borrow_mut().insert(path, source);
+            return events.clone();
+        }
         match self.tree.lookup(&path) {
             Fact::Value { value, source } => {
                 let value = from_json(value, &path);

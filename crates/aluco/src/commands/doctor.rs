@@ -50,7 +50,8 @@ pub(crate) fn run(args: &DoctorArgs, config: &Config) -> Outcome {
     };
     let root = root.map_err(|error| Failure::new(chain(&error)))?;
     let facts = Facts::collect(&root, &request(&root, config));
-    let report = doctor::examine(&facts);
+    let events = doctor::kernel_events(&root);
+    let report = doctor::examine_with_log(&facts, &events);
     if args.json {
         return json(&report, &facts);
     }

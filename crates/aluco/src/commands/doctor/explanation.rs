@@ -118,6 +118,10 @@ fn standing(rule: &Rule, report: &Report) -> String {
 fn write_facts(paper: &mut Paper, rule: &Rule, facts: &Facts) {
     let tree = FactTree::new(facts);
     for path in rule.facts() {
+        if path.starts_with("log.") {
+            // The kernel's messages are no part of the facts; the message above quotes what matters.
+            continue;
+        }
         let (value, from) = match tree.lookup(&path) {
             Fact::Value { value, source } => {
                 let mut text = match value {
