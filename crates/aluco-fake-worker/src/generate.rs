@@ -53,7 +53,12 @@ struct Choice {
 
 impl Choice {
     /// A choice at its begin, or where another worker had come with it.
-    fn new(begin: Option<&ResumeChoice>, pieces: &[String], stop: &[String]) -> Self {
+    fn new(
+        begin: Option<&ResumeChoice>,
+        pieces: &[String],
+        stop: &[String],
+        worker: &Worker,
+    ) -> Self {
         let mut choice = Self {
             filter: StopFilter::default(),
             generated: 0,
@@ -65,6 +70,8 @@ impl Choice {
             choice.sent_bytes = begin.text_bytes as usize;
             choice.is_finished = begin.finished.is_some();
             for piece in pieces.iter().cycle().take(begin.tokens.len()) {
+                // Words get the numbers that they had.
+                worker.vocabulary.id(piece);
                 let (text, _) = choice.filter.push(piece, stop);
                 choice.unsent(text);
             }
@@ -147,7 +154,7 @@ fn try_run(
         .min(context_tokens - prompt_tokens);
     let begins = (0..spec.choices).map(|index| resume?.choices.get(index as usize));
     let mut choices: Vec<Choice> = begins
-        .map(|begin| Choice::new(begin, &pieces, &spec.stop))
+        .map(|begin| Choice::new(begin, &pieces, &spec.stop, worker))
         .collect();
     let unfinished = choices.iter().filter(|choice| !choice.is_finished);
     let mut first_token = None;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use aluco_proto::{Backend, LoadOptions};
 
-use crate::KeepAlive;
+use crate::{KeepAlive, KernelLog};
 
 /// How a fleet works. [`FleetConfig::new`] gives defaults.
 #[derive(Debug, Clone)]
@@ -31,13 +31,21 @@ pub struct FleetConfig {
     pub keep_alive: KeepAlive,
     /// How long a worker may take from its start to its first frame.
     pub hello_timeout: Duration,
+    /// Reads the kernel's log after a worker's death, for the cause. `None`: it is not read.
+    pub kernel_log: Option<KernelLog>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// A worker that does not answer a heartbeat for this long is killed.
     pub heartbeat_timeout: Duration,
+    /// A worker that a signal has stopped is killed after so long without an answer, so that its streams go on soon.
+    pub stopped_timeout: Duration,
     /// A worker that answers heartbeats but finishes no step for this long while it works is killed: its device hangs. A step of
-    /// a large model on a slow CPU takes minutes.
+    /// a large model on a slow CPU takes minutes. Once the usual time of such steps is known, twenty times that is the limit instead, but not
+    /// less than 20 s.
     pub stall_timeout: Duration,
+    /// After so many deaths within ten minutes that nothing from outside explains, a model is run in a safer way: smaller micro-batch, no flash
+    /// attention, another backend, the CPU. So it is after any such death in the midst of its load. `None`: never.
+    pub fallback_after_deaths: Option<u32>,
     /// First wait before a dead worker is started again; doubles up to `restart_backoff_max`.
     pub restart_backoff: Duration,
     /// Longest wait before a dead worker is started again.
@@ -54,7 +62,7 @@ pub struct ModelConfig {
 }
 
 impl FleetConfig {
-    /// Defaults: workers beside the running executable (or in `../libexec/aluco` and `../lib/aluco` from there), one heartbeat
+    /// Defaults: workers beside the running executable (or in `../libexec/aluco` and `../lib/aluco` from there), two heartbeats
     /// per second, three models, five minutes of keep-alive.
     pub fn new(store: aluco_model::Store) -> Self {
         Self {
@@ -69,9 +77,12 @@ impl FleetConfig {
             place_timeout: Duration::from_secs(60),
             keep_alive: KeepAlive::default(),
             hello_timeout: Duration::from_secs(30),
-            heartbeat_interval: Duration::from_secs(1),
+            kernel_log: None,
+            heartbeat_interval: Duration::from_millis(500),
             heartbeat_timeout: Duration::from_secs(15),
+            stopped_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(10 * 60),
+            fallback_after_deaths: Some(3),
             restart_backoff: Duration::from_millis(250),
             restart_backoff_max: Duration::from_secs(30),
         }

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -24,10 +24,11 @@ use tokio::{
 };
 
 use crate::{
-    error::{Fault, worker_lost},
-    generation::EventQueue,
+    cause::{Cause, CauseKind},
+    error::Fault,
     heartbeat::Pulse,
     process::ReadEnd,
+    recovery::{self, Flight},
 };
 
 const READ_BYTES: usize = 64 * 1024;
@@ -40,13 +41,17 @@ pub(crate) struct Connection {
     hello: SetOnce<WorkerHello>,
     death: SetOnce<Death>,
     pulse: Mutex<Pulse>,
+    was_useful: AtomicBool,
 }
 
 /// When and why a worker ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Death {
     pub(crate) at: Instant,
+    pub(crate) kind: CauseKind,
     pub(crate) cause: String,
+    /// It had generated something.
+    pub(crate) was_useful: bool,
 }
 
 struct Routes {
@@ -57,7 +62,7 @@ struct Routes {
 /// Where the events of one request go.
 pub(crate) enum Route {
     /// To a client.
-    Generation(Arc<EventQueue>),
+    Generation(Arc<Flight>),
     /// To a task of the fleet.
     Replies(mpsc::UnboundedSender<Event>),
 }
@@ -80,6 +85,7 @@ impl Connection {
             hello: SetOnce::new(),
             death: SetOnce::new(),
             pulse: Mutex::default(),
+            was_useful: AtomicBool::new(false),
         };
         (Arc::new(connection), queue)
     }
@@ -148,6 +154,11 @@ impl Connection {
         drop(route);
     }
 
+    /// Requests that it has.
+    pub(crate) fn requests(&self) -> usize {
+        self.routes().by_request.len()
+    }
+
     /// True while the worker takes requests.
     pub(crate) fn is_open(&self) -> bool {
         self.routes().is_open
@@ -173,24 +184,29 @@ impl Connection {
         self.routes().is_open = false;
     }
 
-    /// The worker has ended: all requests end with it.
-    pub(crate) fn end(&self, cause: String) {
+    /// The worker has ended: generations go on elsewhere, all other requests end with it.
+    pub(crate) fn end(&self, cause: Cause) {
         let routes = {
             let mut routes = self.routes();
             routes.is_open = false;
             std::mem::take(&mut routes.by_request)
         };
-        let failure = worker_lost(&cause);
-        let _ = self.death.set(Death {
+        let death = Death {
             at: Instant::now(),
-            cause,
-        });
-        for route in routes.into_values() {
-            // The other kind of route learns it from the end of its channel.
-            if let Route::Generation(queue) = route {
-                let _ = queue.push(GenerationEvent::Failed(failure.clone()));
-            }
-        }
+            kind: cause.kind,
+            cause: cause.text,
+            was_useful: self.was_useful.load(Ordering::Relaxed),
+        };
+        let _ = self.death.set(death.clone());
+        let flights = routes
+            .into_values()
+            .filter_map(|route| match route {
+                Route::Generation(flight) => Some(flight),
+                // It learns of the end from its channel's.
+                Route::Replies(_) => None,
+            })
+            .collect();
+        recovery::after(flights, &death);
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -205,11 +221,12 @@ impl Connection {
                     sequence,
                     steps,
                     working,
-                    ..
+                    step_tokens,
                 } => {
                     pulse.sequence = *sequence;
                     pulse.steps = *steps;
                     pulse.is_working = *working;
+                    pulse.step_tokens = *step_tokens;
                 }
                 Event::Loading { .. }
                 | Event::Loaded { .. }
@@ -243,8 +260,8 @@ impl Connection {
             Event::Failed { request, failure } => {
                 let route = self.routes().by_request.remove(&request);
                 match route {
-                    Some(Route::Generation(queue)) => {
-                        let _ = queue.push(GenerationEvent::Failed(failure));
+                    Some(Route::Generation(flight)) => {
+                        let _ = flight.event(self, GenerationEvent::Failed(failure));
                     }
                     Some(Route::Replies(sender)) => {
                         let _ = sender.send(Event::Failed { request, failure });
@@ -273,18 +290,21 @@ impl Connection {
     }
 
     fn dispatch_generation(&self, request: RequestId, event: GenerationEvent) {
-        let queue = {
+        if matches!(event, GenerationEvent::Delta { .. }) {
+            self.was_useful.store(true, Ordering::Relaxed);
+        }
+        let flight = {
             let mut routes = self.routes();
-            let queue = match routes.by_request.get(&request) {
-                Some(Route::Generation(queue)) => queue.clone(),
+            let flight = match routes.by_request.get(&request) {
+                Some(Route::Generation(flight)) => flight.clone(),
                 Some(Route::Replies(_)) | None => return,
             };
             if event.is_terminal() {
                 routes.by_request.remove(&request);
             }
-            queue
+            flight
         };
-        if queue.push(event).is_err() {
+        if flight.event(self, event).is_err() {
             tracing::warn!(%request, "a client reads too slowly; its request is cancelled");
             self.cancel(request);
         }

@@ -57,12 +57,22 @@ impl From<Fault> for FleetError {
     }
 }
 
+const WORKER_ENDED: &str = "the worker process ended: ";
+
 /// The event that ends a generation whose worker died.
 pub(crate) fn worker_lost(cause: &str) -> Failure {
     Failure {
         kind: FailureKind::WorkerLost,
-        message: format!("the worker process ended: {cause}"),
+        message: format!("{WORKER_ENDED}{cause}"),
     }
+}
+
+/// The cause in such an event.
+pub(crate) fn lost_cause(failure: &Failure) -> Option<String> {
+    failure
+        .message
+        .strip_prefix(WORKER_ENDED)
+        .map(str::to_owned)
 }
 
 /// No model has made place for another in time.

@@ -10,10 +10,10 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::{
     FleetConfig, FleetError, Generation,
-    connection::{CallError, Connection, Route},
-    error::{Fault, out_of_step},
-    generation::EventQueue,
+    connection::{CallError, Connection},
+    error::{Fault, lost_cause, out_of_step},
     loading::{self, Lease},
+    recovery::{Flight, Sent},
     shared::{Owner, Shared},
     worker::Worker,
 };
@@ -53,42 +53,29 @@ impl Fleet {
         model: &str,
         spec: GenerationSpec,
     ) -> Result<Generation, FleetError> {
+        let shared = self.shared();
+        if let Some(refusal) = shared.faults().refusal(model, &spec) {
+            return Err(refusal.into());
+        }
+        let client = spec.client.clone();
+        let flight = Flight::new(shared.clone(), model, spec);
         for _ in 0..ATTEMPTS_MAX {
-            let lease = loading::acquire(self.shared(), model, &spec.client).await?;
-            let connection = lease.ready.connection;
-            let queue = EventQueue::new(Some(lease.guard));
-            let Ok(request) = connection.open(Route::Generation(queue.clone())) else {
-                continue;
-            };
+            let lease = loading::acquire(shared, model, &client).await?;
             let generation = Generation::new(
-                lease.ready.name,
-                lease.ready.loaded,
-                queue,
-                connection.clone(),
-                request,
+                lease.ready.name.clone(),
+                lease.ready.loaded.clone(),
+                flight.clone(),
                 self.owner.clone(),
             );
-            let command = Command::Generate {
-                request,
-                model: lease.handle,
-                spec: Box::new(spec),
-                resume: None,
-            };
-            if let Err(failure) = connection.send(&command) {
-                connection.close(request);
-                return Err(failure.into());
+            if let Sent::Closed = flight.send(lease)? {
+                continue;
             }
-            return match generation.accepted().await {
-                Ok(generation) => Ok(generation),
-                Err(failure)
-                    if failure.kind == FailureKind::WorkerLost && !connection.is_open() =>
-                {
-                    Err(FleetError::WorkerLost {
-                        cause: connection.ended().await.cause.clone(),
-                    })
-                }
-                Err(failure) => Err(failure.into()),
-            };
+            return generation.accepted().await.map_err(|failure| {
+                let lost = (failure.kind == FailureKind::WorkerLost)
+                    .then(|| lost_cause(&failure))
+                    .flatten();
+                lost.map_or_else(|| failure.into(), |cause| FleetError::WorkerLost { cause })
+            });
         }
         Err(self.lost_again().await)
     }
@@ -251,6 +238,7 @@ impl Fleet {
         model: &str,
         command: impl Fn(RequestId, ModelHandle) -> Command + Send,
     ) -> Result<Event, FleetError> {
+        let mut losses = 0;
         for _ in 0..ATTEMPTS_MAX {
             let Lease {
                 handle,
@@ -258,7 +246,11 @@ impl Fleet {
                 guard: _guard,
             } = loading::acquire(self.shared(), model, NOBODY).await?;
             match ready.connection.call(|request| command(request, handle)) {
-                Ok(mut replies) => return Ok(replies.next().await?),
+                Ok(mut replies) => match replies.next().await {
+                    // It may be the question that ended the worker, so it is asked once more and no third time.
+                    Err(Fault::WorkerLost(_)) if losses == 0 => losses += 1,
+                    answer => return Ok(answer?),
+                },
                 Err(CallError::Closed) => {}
                 Err(CallError::Refused(failure)) => return Err(failure.into()),
             }

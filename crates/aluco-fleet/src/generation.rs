@@ -5,11 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aluco_proto::{Failure, FailureKind, GenerationEvent, LoadedModel, RequestId};
+use aluco_proto::{Failure, FailureKind, GenerationEvent, LoadedModel};
 use tokio::sync::Notify;
 
 use crate::{
-    connection::Connection,
+    Recovery,
+    recovery::Flight,
     shared::{Owner, RequestGuard},
 };
 
@@ -23,9 +24,7 @@ const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct Generation {
     name: Arc<str>,
     model: Arc<LoadedModel>,
-    queue: Arc<EventQueue>,
-    connection: Arc<Connection>,
-    request: RequestId,
+    flight: Arc<Flight>,
     /// Taken from the queue before the generation was handed out.
     first: Option<GenerationEvent>,
     is_over: bool,
@@ -37,17 +36,13 @@ impl Generation {
     pub(crate) fn new(
         name: Arc<str>,
         model: Arc<LoadedModel>,
-        queue: Arc<EventQueue>,
-        connection: Arc<Connection>,
-        request: RequestId,
+        flight: Arc<Flight>,
         owner: Arc<Owner>,
     ) -> Self {
         Self {
             name,
             model,
-            queue,
-            connection,
-            request,
+            flight,
             first: None,
             is_over: false,
             _owner: owner,
@@ -75,7 +70,13 @@ impl Generation {
         &self.model
     }
 
-    /// The next event; `None` after the terminal one. A worker's death comes as `Failed` with `FailureKind::WorkerLost`.
+    /// The workers that were lost on the way, and how the model is run since. Complete once the terminal event has come.
+    pub fn recovery(&self) -> Recovery {
+        self.flight.recovery()
+    }
+
+    /// The next event; `None` after the terminal one. When a worker dies there is a pause, and the stream goes on where it was from another
+    /// one; only if none can take it, or the request itself ends workers, `Failed` comes with the cause.
     ///
     /// A client may take its time: deltas that wait are merged, and one that leaves more than 8 MiB unread has its request
     /// cancelled and reads `Failed` with `FailureKind::Overloaded` at the end of what had come.
@@ -88,7 +89,7 @@ impl Generation {
         if self.is_over {
             return None;
         }
-        let event = self.queue.next().await;
+        let event = self.flight.queue.next().await;
         self.is_over = event.is_terminal();
         Some(event)
     }
@@ -96,9 +97,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        if self.queue.abandon() {
-            self.connection.cancel(self.request);
-        }
+        self.flight.abandon();
     }
 }
 
@@ -174,8 +173,26 @@ impl EventQueue {
         }
     }
 
+    /// The request is with another worker from here on.
+    pub(crate) fn hold(&self, guard: RequestGuard) {
+        let before = self.state().guard.replace(guard);
+        // Its end takes another lock.
+        drop(before);
+    }
+
+    /// The request is with no worker.
+    pub(crate) fn release(&self) {
+        let guard = self.state().guard.take();
+        drop(guard);
+    }
+
+    /// True if nobody waits for more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
     /// The client is gone; true if the request is to be cancelled.
-    fn abandon(&self) -> bool {
+    pub(crate) fn abandon(&self) -> bool {
         let mut state = self.state();
         let was_running = !state.is_closed;
         state.is_closed = true;

@@ -20,18 +20,26 @@
 //! it; `heartbeat` and `restart` judge (pure); `slot` holds the running worker and starts it on demand; `residency` decides which
 //! models stay, `eviction` which one goes (both pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `fleet` is the outside of it all.
 
+mod blame;
+mod cause;
 mod config;
 mod connection;
 mod error;
 mod eviction;
+mod faults;
 mod fleet;
 mod generation;
 mod heartbeat;
 mod keep_alive;
+mod ladder;
 mod loading;
 mod locate;
+mod prefill_speed;
 mod process;
+mod progress;
+mod quarantine;
 mod reconfigure;
+mod recovery;
 mod residency;
 mod restart;
 mod shared;
@@ -42,11 +50,14 @@ mod wishes;
 mod worker;
 
 pub use aluco_proto as proto;
+pub use cause::KernelLog;
 pub use config::{FleetConfig, ModelConfig};
 pub use error::FleetError;
 pub use fleet::Fleet;
 pub use generation::Generation;
 pub use keep_alive::{KeepAlive, NoDuration};
+pub use ladder::{Fallback, FallbackStep};
+pub use recovery::Recovery;
 pub use speed::Speed;
 pub use status::{FleetStatus, ModelState, ModelSummary, WorkerSummary};
 pub use wishes::{LoadPlan, LoadWishes, RequestOptions};

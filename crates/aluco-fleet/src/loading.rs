@@ -12,11 +12,15 @@ use tokio::{
 
 use crate::{
     FleetError,
-    connection::{CallError, Connection},
+    cause::CauseKind,
+    connection::{CallError, Connection, Death},
     error::{Fault, all_pinned, no_place, out_of_step},
     residency::{Ready, Room, Stage, Step, Terms},
     shared::{RequestGuard, Shared, State},
 };
+
+/// How often the loads of one model go on when workers are killed from outside.
+const KILLS_MAX: u32 = 3;
 
 /// A model that takes requests, and the proof that it will not be unloaded for idleness meanwhile.
 pub(crate) struct Lease {
@@ -31,12 +35,31 @@ pub(crate) async fn acquire(
     name: &str,
     client: &str,
 ) -> Result<Lease, FleetError> {
+    let queue_max = shared.settings().queue_max;
+    acquire_within(shared, name, client, queue_max).await
+}
+
+/// The same for a request that was let in before, so that it is not turned away.
+pub(crate) async fn acquire_again(
+    shared: &Arc<Shared>,
+    name: &str,
+    client: &str,
+) -> Result<Lease, FleetError> {
+    acquire_within(shared, name, client, usize::MAX).await
+}
+
+async fn acquire_within(
+    shared: &Arc<Shared>,
+    name: &str,
+    client: &str,
+    queue_max: usize,
+) -> Result<Lease, FleetError> {
     let client = Arc::from(client);
     let known = {
         let mut state = shared.open_state()?;
         let handle = state.residency.find(name);
         handle
-            .map(|handle| admit(shared, &mut state, handle, &client))
+            .map(|handle| admit(shared, &mut state, handle, &client, queue_max))
             .transpose()?
     };
     let (handle, guard, mut outcome) = if let Some(admitted) = known {
@@ -55,7 +78,7 @@ pub(crate) async fn acquire(
             handle
         };
         state.residency.add_name(handle, name);
-        admit(shared, &mut state, handle, &client)?
+        admit(shared, &mut state, handle, &client, queue_max)?
     };
     let outcome = match outcome.wait_for(Option::is_some).await {
         Ok(outcome) => outcome.clone(),
@@ -81,13 +104,14 @@ fn admit(
     state: &mut State,
     handle: ModelHandle,
     client: &Arc<str>,
+    queue_max: usize,
 ) -> Result<Admitted, Fault> {
     let resident = state
         .residency
         .get_mut(handle)
         .expect("the handle was just found under the same lock");
     let config = shared.settings();
-    resident.admit(client, config.load_options.sequences_max, config.queue_max)?;
+    resident.admit(client, config.load_options.sequences_max, queue_max)?;
     let outcome = resident.outcome.subscribe();
     state.residency.touch(handle, Instant::now());
     let guard = RequestGuard::new(shared.clone(), handle, client.clone());
@@ -175,40 +199,54 @@ async fn load(shared: Arc<Shared>, handle: ModelHandle) {
 
 async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fault> {
     wait_for_place(shared, handle).await?;
-    let (name, options) = {
+    let name: Arc<str> = {
         let mut state = shared.state();
         let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
-        let name: Arc<str> = Arc::from(resident.name.as_str());
+        Arc::from(resident.name.as_str())
+    };
+    let mut kills = 0;
+    let (mut is_store_doubted, mut has_stepped) = (false, false);
+    loop {
         let mut options = shared.settings().load_options.clone();
-        if state.without_store.contains(&name) {
+        shared.faults().apply(&name, &mut options);
+        if is_store_doubted || shared.state().without_store.contains(&name) {
             turn_store_off(&mut options);
         }
-        (name, options)
-    };
-    let cause = match load_once(shared, handle, &name, &options).await {
-        Err(LoadError::DiedAfterReading(cause)) if !is_store_off(&options) => cause,
-        result => return result.map_err(LoadError::into_fault),
-    };
-    begin_again(shared, handle)?;
-    tracing::warn!(
-        model = &*name,
-        cause,
-        "the worker died when it had read the model, maybe while it tried to keep the model's memory; it is loaded once more with the prefix store off"
-    );
-    let without_store = {
-        let mut options = options;
-        turn_store_off(&mut options);
-        options
-    };
-    let ready = load_once(shared, handle, &name, &without_store)
-        .await
-        .map_err(LoadError::into_fault)?;
-    tracing::warn!(
-        model = &*name,
-        "this model only loads with the prefix store off, which stays so until the server is started again: its prompts are always computed"
-    );
-    shared.state().without_store.insert(name);
-    Ok(ready)
+        let (death, is_read) = match load_once(shared, handle, &name, &options).await {
+            Ok(ready) => {
+                if is_store_doubted && !has_stepped {
+                    tracing::warn!(
+                        model = &*name,
+                        "this model only loads with the prefix store off, which stays so until the server is started again: its prompts are always computed"
+                    );
+                    shared.state().without_store.insert(name);
+                }
+                return Ok(ready);
+            }
+            Err(LoadError::Died { death, is_read }) => (death, is_read),
+            Err(LoadError::Other(fault)) => return Err(fault),
+        };
+        if death.kind.is_external() {
+            kills += 1;
+            if death.kind == CauseKind::Unneeded || kills == KILLS_MAX {
+                return Err(Fault::WorkerLost(death.cause));
+            }
+        } else if is_read && !is_store_off(&options) {
+            is_store_doubted = true;
+            tracing::warn!(
+                model = &*name,
+                cause = death.cause,
+                "the worker died when it had read the model, maybe while it tried to keep the model's memory; it is loaded once more with the prefix store off"
+            );
+        } else if shared.fall_back_after_load(&name, &death, is_read) {
+            has_stepped = true;
+        } else {
+            // Nothing has helped, so nothing of it is kept for the next time: the file may be another by then.
+            shared.forget_fallback(&name);
+            return Err(Fault::WorkerLost(death.cause));
+        }
+        begin_again(shared, handle)?;
+    }
 }
 
 /// Without these two the worker keeps nothing, and does not find out how it could.
@@ -223,8 +261,8 @@ fn is_store_off(options: &LoadOptions) -> bool {
 
 /// Why one attempt to load a model failed.
 enum LoadError {
-    /// The worker died when it had read the weights, from this cause.
-    DiedAfterReading(String),
+    /// The worker died; `is_read` tells whether it had read the weights.
+    Died { death: Death, is_read: bool },
     /// Anything else.
     Other(Fault),
 }
@@ -232,15 +270,6 @@ enum LoadError {
 impl From<Fault> for LoadError {
     fn from(fault: Fault) -> Self {
         Self::Other(fault)
-    }
-}
-
-impl LoadError {
-    fn into_fault(self) -> Fault {
-        match self {
-            Self::DiedAfterReading(cause) => Fault::WorkerLost(cause),
-            Self::Other(fault) => fault,
-        }
     }
 }
 
@@ -271,8 +300,11 @@ async fn load_once(
     let mut replies = match called {
         Ok(replies) => replies,
         Err(CallError::Closed) => {
-            let cause = connection.ended().await.cause.clone();
-            return Err(Fault::WorkerLost(cause).into());
+            let death = connection.ended().await.clone();
+            return Err(LoadError::Died {
+                death,
+                is_read: false,
+            });
         }
         Err(CallError::Refused(failure)) => return Err(Fault::Failed(failure).into()),
     };
@@ -295,8 +327,9 @@ async fn load_once(
                 });
             }
             Ok(_) => return Err(out_of_step().into()),
-            Err(Fault::WorkerLost(cause)) if is_read => {
-                return Err(LoadError::DiedAfterReading(cause));
+            Err(Fault::WorkerLost(_)) => {
+                let death = connection.ended().await.clone();
+                return Err(LoadError::Died { death, is_read });
             }
             Err(fault) => return Err(fault.into()),
         }

@@ -32,8 +32,8 @@ pub(crate) struct Candidate {
     pub(crate) hello: WorkerHello,
 }
 
-/// The best worker binary for this machine; else what was looked for, where, and what each candidate said.
-pub(crate) async fn pick(config: &FleetConfig) -> Result<Candidate, String> {
+/// Worker binaries for this machine, at least one, best first; else what was looked for, where, and what each candidate said.
+pub(crate) async fn fitting(config: &FleetConfig) -> Result<Vec<Candidate>, String> {
     let paths = match &config.worker_binary {
         Some(path) => vec![path.clone()],
         None => candidates(&config.worker_folders),
@@ -68,23 +68,29 @@ pub(crate) async fn pick(config: &FleetConfig) -> Result<Candidate, String> {
             Err(refusal) => refusals.push(format!("{} {refusal}", path.display())),
         }
     }
-    best(fitting).ok_or_else(|| explain(config, &refusals))
+    if fitting.is_empty() {
+        return Err(explain(config, &refusals));
+    }
+    Ok(best_first(fitting))
 }
 
-/// The candidate to prefer; the first of equals.
-fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
+/// The candidates in the order of preference; equals keep theirs.
+fn best_first(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.sort_by_cached_key(|candidate| {
+        Reverse((
+            backend_rank(&candidate.hello),
+            version_rank(&candidate.hello.version),
+            cpu_rank(&candidate.hello.cpu_level),
+        ))
+    });
     candidates
-        .into_iter()
-        .enumerate()
-        .max_by_key(|(index, candidate)| {
-            (
-                backend_rank(&candidate.hello),
-                version_rank(&candidate.hello.version),
-                cpu_rank(&candidate.hello.cpu_level),
-                Reverse(*index),
-            )
-        })
-        .map(|(_, candidate)| candidate)
+}
+
+impl Candidate {
+    /// False for a GPU's worker that finds no GPU.
+    pub(crate) fn is_of_use(&self) -> bool {
+        backend_rank(&self.hello) > 0
+    }
 }
 
 /// A backend for GPUs is worth something only where it finds one.
@@ -254,9 +260,11 @@ fn refusal(status: ExitStatus, complaints: &[u8]) -> String {
     let mut tail = LineTail::default();
     tail.push(complaints, |_| {});
     tail.finish(|_| {});
-    match tail.last_words() {
-        Some(words) => format!("says: {words}"),
-        None => format!("does not run here: {}", describe(status)),
+    let words = tail.last_words();
+    if words.is_empty() {
+        format!("does not run here: {}", describe(status))
+    } else {
+        format!("says: {}", words.join(" | "))
     }
 }
 
@@ -289,7 +297,7 @@ mod tests {
     }
 
     fn best_name(candidates: &[Candidate]) -> String {
-        let best = best(candidates.to_vec()).expect("there are candidates");
+        let best = best_first(candidates.to_vec()).remove(0);
         best.path.display().to_string()
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -21,6 +21,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::cause::{self, Cause, CauseKind, Ending, KernelLog};
+
 /// How long a worker that closed its socket may take to exit by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 
@@ -30,6 +32,12 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the last bytes of a dead worker's socket and standard error are waited for. They are there already, unless a child of
 /// the worker holds the other end.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How far back the kernel's log is read after a death: a hang is reported long before the process ends.
+const KERNEL_LOG_SPAN: Duration = Duration::from_secs(120);
+
+/// How long that may take.
+const KERNEL_LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// Lines of standard error that are kept.
 const TAIL_LINES_MAX: usize = 40;
@@ -83,7 +91,7 @@ pub(crate) enum Control {
     /// Ask it to go, by SIGTERM.
     Terminate,
     /// End it now, for this reason.
-    Kill(String),
+    Kill(CauseKind, String),
 }
 
 /// How the way up ended.
@@ -107,6 +115,8 @@ pub(crate) struct Surroundings {
     pub(crate) control: mpsc::UnboundedReceiver<Control>,
     /// The whole fleet goes down.
     pub(crate) kill: CancellationToken,
+    /// What the kernel has to say about its end.
+    pub(crate) kernel_log: Option<KernelLog>,
 }
 
 /// Waits for the end of a process, or brings it about; gives the cause. `on_ending` runs as soon as the end is certain, before the
@@ -115,7 +125,8 @@ pub(crate) async fn keep(
     mut child: Child,
     mut around: Surroundings,
     on_ending: impl FnOnce(),
-) -> String {
+) -> Cause {
+    let pid = child.id().unwrap_or(0);
     let mut verdict = None;
     let mut reader_is_done = false;
     loop {
@@ -124,30 +135,31 @@ pub(crate) async fn keep(
             end = &mut around.reader => {
                 reader_is_done = true;
                 if let Ok(ReadEnd::Broken(reason)) = end {
-                    verdict = Some(reason);
+                    verdict = Some((CauseKind::Protocol, reason));
                 }
                 break;
             }
             order = around.control.recv() => match order {
                 Some(Control::Terminate) => signal(&child, Signal::TERM),
-                Some(Control::Kill(reason)) => {
-                    verdict = Some(reason);
+                Some(Control::Kill(kind, reason)) => {
+                    verdict = Some((kind, reason));
                     break;
                 }
                 None => {
-                    verdict = Some("nobody needed it any more".to_owned());
+                    verdict = Some((CauseKind::Unneeded, "nobody needed it any more".to_owned()));
                     break;
                 }
             },
             () = around.kill.cancelled() => {
-                verdict = Some("the server is shutting down".to_owned());
+                verdict = Some((CauseKind::Unneeded, "the server is shutting down".to_owned()));
                 break;
             }
         }
     }
     on_ending();
     if verdict.is_none() && timeout(EXIT_GRACE, child.wait()).await.is_err() {
-        verdict = Some("it closed its socket without exiting".to_owned());
+        let reason = "it closed its socket without exiting".to_owned();
+        verdict = Some((CauseKind::Protocol, reason));
     }
     signal(&child, Signal::KILL);
     let status = timeout(KILL_GRACE, child.wait()).await;
@@ -157,21 +169,43 @@ pub(crate) async fn keep(
     }
     let _ = timeout(DRAIN_GRACE, &mut around.stderr).await;
     around.stderr.abort();
-    let ending = match (verdict, status) {
-        (Some(verdict), Ok(_)) => format!("{verdict}, and was killed"),
-        (None, Ok(Ok(status))) => describe(status),
-        (None, Ok(Err(error))) => format!("its exit status cannot be read: {error}"),
-        (verdict, Err(_)) => {
-            tokio::spawn(async move { child.wait().await });
-            let verdict = verdict.unwrap_or_else(|| "it ended".to_owned());
-            format!("{verdict}, and the kernel has not yet been able to kill it")
-        }
+    let status = if let Ok(status) = status {
+        status.ok()
+    } else {
+        tokio::spawn(async move { child.wait().await });
+        None
+    };
+    let kernel_lines = match around.kernel_log {
+        Some(log) if !matches!(verdict, Some((CauseKind::Unneeded, _))) => read_log(log).await,
+        _ => Vec::new(),
     };
     let tail = around.tail.lock().unwrap_or_else(PoisonError::into_inner);
-    match tail.last_words() {
-        Some(words) => format!("{ending}; its last words: {words}"),
-        None => ending,
+    cause::find(Ending {
+        verdict,
+        status,
+        last_words: &tail.last_words(),
+        kernel_lines: &kernel_lines,
+        pid,
+    })
+}
+
+/// What the kernel said lately.
+async fn read_log(log: KernelLog) -> Vec<String> {
+    let since = SystemTime::now() - KERNEL_LOG_SPAN;
+    let reading = tokio::task::spawn_blocking(move || (log.0)(since));
+    match timeout(KERNEL_LOG_GRACE, reading).await {
+        Ok(Ok(lines)) => lines,
+        _ => Vec::new(),
     }
+}
+
+/// True if a signal has stopped the process.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    // The state is the first field behind the name, which is in parentheses and may have any others in it.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with(['T', 't'])))
+        .unwrap_or(false)
 }
 
 /// Signals the process and what it started, if it is not reaped yet.
@@ -253,11 +287,10 @@ impl LineTail {
         self.end_line(&mut each);
     }
 
-    /// The last few lines in one.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    /// The last few lines.
+    pub(crate) fn last_words(&self) -> Vec<String> {
         let skip = self.lines.len().saturating_sub(CAUSE_LINES_MAX);
-        let lines: Vec<_> = self.lines.iter().skip(skip).map(String::as_str).collect();
-        (!lines.is_empty()).then(|| lines.join(" | "))
+        self.lines.iter().skip(skip).cloned().collect()
     }
 
     fn end_line(&mut self, each: &mut impl FnMut(&str)) {
@@ -305,9 +338,9 @@ mod tests {
         tail.finish(|_| heard += 1);
         assert_eq!(heard, 1001);
         assert_eq!(tail.lines.len(), TAIL_LINES_MAX);
-        let words = tail.last_words().unwrap();
-        assert!(words.ends_with("line 998 | line 999 | the end"), "{words}");
-        assert_eq!(words.split(" | ").count(), CAUSE_LINES_MAX);
+        let words = tail.last_words();
+        assert_eq!(words[words.len() - 2..], ["line 999", "the end"]);
+        assert_eq!(words.len(), CAUSE_LINES_MAX);
     }
 
     #[test]

@@ -44,8 +44,11 @@ impl Restarts {
         }
     }
 
-    /// Notes a death.
-    pub(crate) fn died(&mut self, at: Instant, cause: String) {
+    /// Notes a death. One of a worker that was of use is no sign that the next will not be, so it is the first again.
+    pub(crate) fn died(&mut self, at: Instant, cause: String, was_useful: bool) {
+        if was_useful {
+            self.deaths.clear();
+        }
         while self
             .deaths
             .front()
@@ -106,13 +109,13 @@ mod tests {
         let mut restarts = restarts();
         let mut now = Instant::now();
         for seconds in [1, 2, 4, 8] {
-            restarts.died(now, "broken".to_owned());
+            restarts.died(now, "broken".to_owned(), false);
             let until = now + seconds * SECOND;
             assert_eq!(restarts.decide(now), Decision::WaitUntil(until));
             assert_eq!(restarts.decide(until), Decision::Start);
             now = until;
         }
-        restarts.died(now, "broken".to_owned());
+        restarts.died(now, "broken".to_owned(), false);
         assert_eq!(restarts.decide(now + 10 * SECOND), Decision::Start);
     }
 
@@ -121,7 +124,7 @@ mod tests {
         let mut restarts = restarts();
         let now = Instant::now();
         for _ in 0..5 {
-            restarts.died(now, "killed by SIGSEGV".to_owned());
+            restarts.died(now, "killed by SIGSEGV".to_owned(), false);
         }
         assert_eq!(
             restarts.decide(now + SECOND),
@@ -138,11 +141,22 @@ mod tests {
         let mut restarts = restarts();
         let now = Instant::now();
         for _ in 0..5 {
-            restarts.died(now, "broken".to_owned());
+            restarts.died(now, "broken".to_owned(), false);
         }
         let later = now + 61 * SECOND;
-        restarts.died(later, "broken".to_owned());
+        restarts.died(later, "broken".to_owned(), false);
         assert_eq!(restarts.decide(later), Decision::WaitUntil(later + SECOND));
+    }
+
+    #[test]
+    fn deaths_of_workers_that_were_of_use_do_not_add_up() {
+        let mut restarts = restarts();
+        let mut now = Instant::now();
+        for _ in 0..50 {
+            restarts.died(now, "killed by hand".to_owned(), true);
+            assert_eq!(restarts.decide(now), Decision::WaitUntil(now + SECOND));
+            now += SECOND;
+        }
     }
 
     #[test]
@@ -150,7 +164,7 @@ mod tests {
         let mut restarts = restarts();
         let now = Instant::now();
         for _ in 0..10_000 {
-            restarts.died(now, "broken".to_owned());
+            restarts.died(now, "broken".to_owned(), false);
         }
         assert!(restarts.deaths.len() < 100);
         assert!(matches!(restarts.decide(now), Decision::Refuse(_)));

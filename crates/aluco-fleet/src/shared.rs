@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FleetConfig, error::Fault, residency::Residency, slot::Slot, speed::Speedometer,
-    worker::Nursery,
+    FleetConfig, error::Fault, faults::Faults, residency::Residency, slot::Slot,
+    speed::Speedometer, worker::Nursery,
 };
 
 /// The state of a fleet.
@@ -24,7 +24,10 @@ pub(crate) struct Shared {
     pub(crate) nursery: Nursery,
     /// Cancelled when loads, starts and measurements must be given up.
     pub(crate) stop: CancellationToken,
+    /// Held by the suspect that goes on alone.
+    pub(crate) trials: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    faults: Mutex<Faults>,
 }
 
 /// What changes; held for moments only, never across an await.
@@ -47,7 +50,9 @@ impl Shared {
             config,
             nursery: Nursery::default(),
             stop: CancellationToken::new(),
+            trials: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            faults: Mutex::default(),
         }
     }
 
@@ -56,6 +61,11 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.residency.remove_dead();
         state
+    }
+
+    /// What is remembered of deaths.
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, unless the fleet is shutting down.

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Instant,
 };
 
+use aluco_proto::Backend;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,6 +26,15 @@ pub(crate) struct Slot {
     /// The last worker that was started, dead or alive.
     current: Mutex<Option<Arc<Worker>>>,
     starts: AtomicU32,
+    backends: Mutex<Backends>,
+}
+
+/// What there is to choose from, and what was chosen.
+#[derive(Default)]
+struct Backends {
+    /// Best first; empty until a binary was picked, and where there is no choice.
+    available: Vec<Backend>,
+    wanted: Option<Backend>,
 }
 
 struct Starting {
@@ -44,7 +54,22 @@ impl Slot {
             }),
             current: Mutex::new(None),
             starts: AtomicU32::new(0),
+            backends: Mutex::default(),
         }
+    }
+
+    /// Backends for which there are workers, best first.
+    pub(crate) fn backends(&self) -> Vec<Backend> {
+        self.lock_backends().available.clone()
+    }
+
+    /// Has the next workers be for this backend.
+    pub(crate) fn move_to(&self, backend: Backend) {
+        self.lock_backends().wanted = Some(backend);
+    }
+
+    fn lock_backends(&self) -> MutexGuard<'_, Backends> {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running worker, if there is one.
@@ -95,7 +120,7 @@ impl Slot {
 
     /// The binary that workers are started from.
     pub(crate) async fn binary(&self, config: &FleetConfig) -> Result<Candidate, Fault> {
-        self.starting.lock().await.pick(config).await
+        self.starting.lock().await.pick(self, config).await
     }
 
     async fn start(
@@ -109,7 +134,9 @@ impl Slot {
                 return Ok(worker);
             }
             let death = worker.connection.ended().await.clone();
-            starting.restarts.died(death.at, death.cause);
+            starting
+                .restarts
+                .died(death.at, death.cause, death.was_useful);
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         loop {
@@ -119,7 +146,7 @@ impl Slot {
                 Decision::Refuse(reason) => return Err(Fault::WorkerLost(reason)),
             }
         }
-        let candidate = starting.pick(config).await?;
+        let candidate = starting.pick(self, config).await?;
         match Worker::start(&candidate.path, config, nursery).await {
             Ok(worker) => {
                 let worker = Arc::new(worker);
@@ -131,7 +158,7 @@ impl Slot {
                 // The binary may have been replaced by another build since it was picked.
                 starting.picked = None;
                 if let Fault::WorkerLost(cause) = &fault {
-                    starting.restarts.died(Instant::now(), cause.clone());
+                    starting.restarts.died(Instant::now(), cause.clone(), false);
                 }
                 Err(fault)
             }
@@ -140,11 +167,23 @@ impl Slot {
 }
 
 impl Starting {
-    async fn pick(&mut self, config: &FleetConfig) -> Result<Candidate, Fault> {
-        if let Some(candidate) = &self.picked {
+    async fn pick(&mut self, slot: &Slot, config: &FleetConfig) -> Result<Candidate, Fault> {
+        let wanted = slot.lock_backends().wanted;
+        let is_right =
+            |candidate: &Candidate| wanted.is_none_or(|wanted| candidate.hello.backend == wanted);
+        if let Some(candidate) = self.picked.as_ref().filter(|picked| is_right(picked)) {
             return Ok(candidate.clone());
         }
-        let candidate = locate::pick(config).await.map_err(Fault::NoWorker)?;
+        let fitting = locate::fitting(config).await.map_err(Fault::NoWorker)?;
+        let mut available: Vec<Backend> = fitting
+            .iter()
+            .filter(|candidate| candidate.is_of_use())
+            .map(|candidate| candidate.hello.backend)
+            .collect();
+        available.dedup();
+        slot.lock_backends().available = available;
+        let at = fitting.iter().position(is_right).unwrap_or(0);
+        let candidate = fitting[at].clone();
         tracing::info!(
             binary = %candidate.path.display(),
             backend = %candidate.hello.backend,

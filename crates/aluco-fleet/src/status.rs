@@ -8,7 +8,7 @@ use std::{
 use aluco_proto::{Command, Event, LoadedModel, ModelActivity, WorkerHello};
 use tokio::time::timeout;
 
-use crate::{Fleet, KeepAlive, Speed, connection::Connection, residency::Stage};
+use crate::{Fallback, Fleet, KeepAlive, Speed, connection::Connection, residency::Stage};
 
 /// How long a worker may take to say what it does.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,6 +47,8 @@ pub struct ModelSummary {
     pub activity: Option<ModelActivity>,
     /// How fast it computed in the last seconds. `None` if nobody looked within the last ten seconds: it is counted from look to look.
     pub speed: Option<Speed>,
+    /// How it is run otherwise than configured, since its workers kept dying.
+    pub fallback: Option<Fallback>,
     /// Requests in flight.
     pub requests: usize,
     /// Neither time nor another model makes it go.
@@ -108,6 +110,7 @@ impl Fleet {
                     .find(|activity| activity.model == handle)
                     .cloned(),
                 speed: state.speedometer.speed(handle),
+                fallback: shared.faults().fallback(&resident.name),
                 requests: resident.requests,
                 pinned: residency.is_pinned(resident),
                 keep_alive: residency.keep_alive(resident),

@@ -16,9 +16,10 @@ use tracing::Instrument;
 
 use crate::{
     FleetConfig,
+    cause::CauseKind,
     connection::{self, Connection},
     error::Fault,
-    heartbeat::{Heart, Verdict},
+    heartbeat::{Heart, Patience, Verdict},
     process::{self, Control, LineTail, Surroundings},
 };
 
@@ -81,13 +82,14 @@ impl Worker {
             tail,
             control: control_receiver,
             kill: nursery.kill.clone(),
+            kernel_log: config.kernel_log.clone(),
         };
         let kept = connection.clone();
         let changed = nursery.changed.clone();
         nursery.keepers.spawn(
             async move {
                 let cause = process::keep(child, around, || kept.ending()).await;
-                tracing::info!(cause, "the worker ended");
+                tracing::info!(cause = cause.text, kind = ?cause.kind, "the worker ended");
                 kept.end(cause);
                 changed.send_replace(());
             }
@@ -104,7 +106,7 @@ impl Worker {
             death = connection.ended() => return Err(Fault::WorkerLost(death.cause.clone())),
         };
         let kill = |reason: String| {
-            let _ = control.send(Control::Kill(reason));
+            let _ = control.send(Control::Kill(CauseKind::Protocol, reason));
         };
         let hello = match hello {
             Ok(hello) if hello.protocol == PROTOCOL_VERSION => hello.clone(),
@@ -125,13 +127,21 @@ impl Worker {
             }
         };
         let every = config.heartbeat_interval.max(HEARTBEAT_INTERVAL_MIN);
-        let heart = Heart::new(every, config.heartbeat_timeout, config.stall_timeout);
+        let heart = Heart::new(
+            every,
+            Patience {
+                silence: config.heartbeat_timeout,
+                stopped: config.stopped_timeout,
+                stall: config.stall_timeout,
+            },
+        );
         tokio::spawn(
             watch_over(
                 Arc::downgrade(&connection),
                 control.downgrade(),
                 heart,
                 every,
+                hello.pid,
             )
             .instrument(span.clone()),
         );
@@ -168,6 +178,7 @@ impl Worker {
             return;
         }
         let _ = self.control.send(Control::Kill(
+            CauseKind::Unneeded,
             "it did not end when it was asked to".to_owned(),
         ));
         self.connection.ended().await;
@@ -180,6 +191,7 @@ async fn watch_over(
     control: mpsc::WeakUnboundedSender<Control>,
     mut heart: Heart,
     every: Duration,
+    pid: u32,
 ) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,13 +200,13 @@ async fn watch_over(
         let Some(connection) = connection.upgrade().filter(|it| it.is_open()) else {
             return;
         };
-        match heart.beat(connection.pulse()) {
+        match heart.beat(connection.pulse(), || process::is_stopped(pid)) {
             Verdict::Ping { sequence } => {
                 let _ = connection.send(&Command::Ping { sequence });
             }
-            Verdict::Dead(reason) => {
+            Verdict::Dead(kind, reason) => {
                 if let Some(control) = control.upgrade() {
-                    let _ = control.send(Control::Kill(reason));
+                    let _ = control.send(Control::Kill(kind, reason));
                 }
                 return;
             }

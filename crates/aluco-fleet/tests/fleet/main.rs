@@ -7,5 +7,6 @@ mod ending;
 mod generating;
 mod loading;
 mod reconfiguring;
+mod recovering;
 mod staying;
 mod world;
