@@ -6,7 +6,10 @@ use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, pool::Stall};
+use crate::{
+    Bytes,
+    pool::{Facts, Stall},
+};
 
 /// What to do about memory.
 #[derive(
@@ -32,6 +35,21 @@ pub struct Reading {
     pub reserve: Bytes,
     /// How long tasks wait, if the kernel tells.
     pub stall: Option<Stall>,
+}
+
+impl Reading {
+    /// What these facts say, with so much to be left free.
+    pub fn of(facts: &Facts, reserve: Bytes) -> Self {
+        let left = facts
+            .cgroups
+            .iter()
+            .map(|cgroup| cgroup.limit.less(cgroup.used));
+        Self {
+            available: left.fold(facts.memory.available, Bytes::min),
+            reserve,
+            stall: facts.stall,
+        }
+    }
 }
 
 /// Tasks that wait this share of ten seconds, in percent: something is short.
@@ -134,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pool::StallShares;
+    use crate::pool::{CgroupFacts, MemInfo, StallShares};
 
     fn reading(available_gib: u64, some: f64, full: f64) -> Reading {
         let shares = |avg10| StallShares { avg10, avg60: 0.0 };
@@ -179,6 +197,34 @@ mod tests {
                 ShrinkCache,
                 Calm
             ]
+        );
+    }
+
+    #[test]
+    fn the_tightest_cgroup_says_what_is_available() {
+        let facts = Facts {
+            memory: MemInfo {
+                total: Bytes::GIB.times(32),
+                available: Bytes::GIB.times(20),
+            },
+            cgroups: vec![CgroupFacts {
+                name: "/box".to_owned(),
+                source: "/sys/fs/cgroup/box".to_owned(),
+                limit: Bytes::GIB.times(8),
+                used: Bytes::GIB.times(7),
+            }],
+            ..Facts::default()
+        };
+        let reading = Reading::of(&facts, Bytes::MIB);
+        assert_eq!(reading.available, Bytes::GIB);
+        assert_eq!(reading.reserve, Bytes::MIB);
+        let open = Facts {
+            cgroups: Vec::new(),
+            ..facts
+        };
+        assert_eq!(
+            Reading::of(&open, Bytes::MIB).available,
+            Bytes::GIB.times(20)
         );
     }
 

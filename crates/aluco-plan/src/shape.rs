@@ -199,7 +199,7 @@ impl Shape {
         } else if name == "token_embd.weight" {
             self.input += bytes;
             self.tied = self.tied.map(|_| bytes);
-            let repacked = ["Q4_0", "Q4_K", "IQ4_NL"];
+            let repacked = ["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"];
             self.is_tied_repacked = tensor
                 .tensor_type()
                 .name()

@@ -71,6 +71,30 @@ fn a_model_that_does_not_fit_is_told_what_would_help() {
     assert!(!refusal["ways_out"].as_array().unwrap().is_empty());
 }
 
+/// The real files of the kernel, in a process that may not have more than 3 GiB.
+#[test]
+fn a_limit_of_the_process_refuses_before_anything_is_loaded() {
+    let home = home(4096);
+    let limited = |context: &str| {
+        let aluco = home.aluco(&["mem", "./model.gguf", "--context", context]);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", "ulimit -v 3145728 && exec \"$0\" \"$@\""])
+            .arg(aluco.get_program())
+            .args(aluco.get_args())
+            .current_dir(home.path())
+            .env_clear()
+            .env("HOME", home.path())
+            // Where nobody listens.
+            .env("ALUCO_PORT", "1");
+        shell
+    };
+    limited("8192").assert().code(0);
+    let output = limited("4194304").assert().code(1);
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("(address space of a process,"), "{text}");
+}
+
 #[test]
 fn a_model_that_is_not_there_is_an_error() {
     let home = home(256);
