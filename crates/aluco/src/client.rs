@@ -3,6 +3,7 @@
 mod error;
 mod loading;
 mod operating;
+mod resuming;
 mod sse;
 mod stream;
 pub(crate) mod wire;
@@ -36,6 +37,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     api_key: Option<String>,
+    /// The network between here and there can fail by itself. Then answers are taken up where they broke off.
+    is_far: bool,
 }
 
 impl Client {
@@ -57,7 +60,8 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .tls_built_in_root_certs(is_encrypted);
-        if matches!(host, "localhost" | "[::1]") || host.starts_with("127.") {
+        let is_far = !(matches!(host, "localhost" | "[::1]") || host.starts_with("127."));
+        if !is_far {
             builder = builder.no_proxy();
         }
         let http = builder
@@ -67,6 +71,7 @@ impl Client {
             http,
             url,
             api_key: api_key.map(str::to_owned),
+            is_far,
         })
     }
 
@@ -147,13 +152,16 @@ impl Client {
             .map(drop)
     }
 
-    /// Asks for the next message of a conversation. To drop the stream is to cancel.
+    /// Asks for the next message of a conversation. To drop the stream is to cancel, if need be after [`ChatStream::give_up`].
     pub(crate) async fn chat(&self, request: &ChatRequest<'_>) -> Result<ChatStream, ClientError> {
-        let request = self
+        let mut request = self
             .request(Method::POST, "/v1/chat/completions")
             .json(request);
+        if self.is_far {
+            request = request.header(resuming::RESUMABLE, "true");
+        }
         let response = self.send(request).await?;
-        Ok(ChatStream::new(response, self.url.clone()))
+        Ok(ChatStream::new(response, self.clone()))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

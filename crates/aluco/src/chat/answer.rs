@@ -14,7 +14,7 @@ use tokio::{
 use super::{figures, progress::PATIENCE, progress::Progress};
 use crate::{
     client::{
-        ChatEvent, Client,
+        ChatEvent, ChatStream, Client,
         wire::{ChatRequest, Timings, Usage},
     },
     failure::{Failure, Outcome},
@@ -97,16 +97,20 @@ impl Answer {
     ) -> (Self, End) {
         let mut answer = Self::default();
         let progress = &Progress::new(io::stderr().is_terminal());
+        let mut stream = None;
         let end = tokio::select! {
             biased;
             () = listener.interrupted() => End::Interrupted,
-            result = answer.collect(client, request, show, progress) => match result {
+            result = answer.collect(client, request, &mut stream, show, progress) => match result {
                 Ok(()) => End::Complete,
                 Err(failure) => End::Failed(failure),
             },
             () = watch(client, progress) => unreachable!("watching has no end"),
         };
         progress.clear();
+        if let Some(stream) = stream {
+            stream.give_up().await;
+        }
         let is_shown = show == Show::Text && !answer.text.is_empty();
         if is_shown && let Err(error) = end_line(&answer.text) {
             return (answer, End::Failed(error.into()));
@@ -118,11 +122,12 @@ impl Answer {
         &mut self,
         client: &Client,
         request: &ChatRequest<'_>,
+        stream: &mut Option<ChatStream>,
         show: Show,
         progress: &Progress,
     ) -> Outcome<()> {
         let is_terminal = io::stdout().is_terminal();
-        let mut stream = client.chat(request).await?;
+        let stream = stream.insert(client.chat(request).await?);
         while let Some(event) = stream.next().await? {
             match event {
                 ChatEvent::Prefill {

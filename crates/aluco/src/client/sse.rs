@@ -16,13 +16,16 @@ pub(crate) enum SseEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LineTooLong;
 
-/// Reads server-sent events as WHATWG's HTML standard describes them. Names, ids and retry times are left out: nobody here asks
-/// for them.
+/// Reads server-sent events as WHATWG's HTML standard describes them. Names and retry times are left out: nobody here asks for them.
 #[derive(Debug, Default)]
 pub(crate) struct SseParser {
     line: Vec<u8>,
     /// The data lines of the event that has begun.
     data: Option<String>,
+    /// The id in the lines so far.
+    id: Option<String>,
+    /// The id of the last event that is complete.
+    last_id: Option<String>,
     /// The last byte was a carriage return, so a line feed now belongs to it.
     after_return: bool,
     /// A byte order mark can only stand before the first line.
@@ -54,6 +57,20 @@ impl SseParser {
         self.keep(rest)
     }
 
+    /// The id of the last event that came whole, if any had one.
+    pub(crate) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
+    /// Forgets an event that did not come whole, for it comes again.
+    pub(crate) fn begin_again(&mut self) {
+        *self = Self {
+            id: self.last_id.clone(),
+            last_id: self.last_id.take(),
+            ..Self::default()
+        };
+    }
+
     fn keep(&mut self, bytes: &[u8]) -> Result<(), LineTooLong> {
         let data_bytes = self.data.as_ref().map_or(0, String::len);
         if self.line.len() + data_bytes + bytes.len() > LINE_BYTES_MAX {
@@ -71,6 +88,7 @@ impl SseParser {
             line = line.strip_prefix('\u{feff}').unwrap_or(line);
         }
         if line.is_empty() {
+            self.last_id.clone_from(&self.id);
             events.extend(self.data.take().map(SseEvent::Data));
             return;
         }
@@ -85,6 +103,7 @@ impl SseParser {
                 }
                 None => self.data = Some(value.to_owned()),
             },
+            "id" => self.id = Some(value.to_owned()),
             _ => {}
         }
     }
@@ -132,6 +151,19 @@ mod tests {
     #[test]
     fn an_event_without_its_empty_line_is_none() {
         assert_eq!(parse(&[b"data: cut off\n"]), []);
+    }
+
+    #[test]
+    fn the_id_of_an_event_counts_only_once_the_event_is_whole() {
+        let mut parser = SseParser::default();
+        let mut last = |bytes: &str| {
+            parser.push(bytes.as_bytes(), &mut Vec::new()).unwrap();
+            parser.last_id().map(str::to_owned)
+        };
+        assert_eq!(last("data: x\n\n"), None);
+        assert_eq!(last("id: 1\ndata: x\n\n").as_deref(), Some("1"));
+        assert_eq!(last(": comment\n\nid: 2\ndata: y\n").as_deref(), Some("1"));
+        assert_eq!(last("\n").as_deref(), Some("2"));
     }
 
     #[test]

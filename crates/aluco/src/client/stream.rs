@@ -2,11 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use bytes::Bytes;
 use reqwest::Response;
 use tokio::time::timeout;
 
 use super::{
-    ClientError,
+    Client, ClientError,
+    resuming::Kept,
     sse::{SseEvent, SseParser},
     wire::{Chunk, Timings, Usage},
 };
@@ -34,11 +36,14 @@ pub(crate) enum ChatEvent {
     Timings(Timings),
 }
 
-/// A streamed answer. Dropping it closes the connection, and the server stops generating.
+/// A streamed answer. Dropping it closes the connection, and the server stops generating: at once, unless it keeps the stream for a client
+/// that comes back.
 #[derive(Debug)]
 pub(crate) struct ChatStream {
     response: Response,
-    url: String,
+    client: Client,
+    /// Set if the server keeps the stream.
+    kept: Option<Kept>,
     parser: SseParser,
     unread: Vec<SseEvent>,
     events: VecDeque<ChatEvent>,
@@ -48,10 +53,11 @@ pub(crate) struct ChatStream {
 }
 
 impl ChatStream {
-    pub(super) fn new(response: Response, url: String) -> Self {
+    pub(super) fn new(response: Response, client: Client) -> Self {
         Self {
+            kept: Kept::of(response.headers()),
             response,
-            url,
+            client,
             parser: SseParser::default(),
             unread: Vec::new(),
             events: VecDeque::new(),
@@ -70,14 +76,12 @@ impl ChatStream {
                 self.end = Some(Ok(()));
                 return end.map(|()| None);
             }
-            let Ok(chunk) = timeout(self.silence_max, self.response.chunk()).await else {
-                return Err(
-                    self.broken(format!("nothing came for {} s", self.silence_max.as_secs()))
-                );
-            };
-            let chunk = chunk.map_err(|error| ClientError::network(&self.url, &error))?;
-            let Some(bytes) = chunk else {
-                return Err(self.broken("the answer stops in the middle".to_owned()));
+            let bytes = match self.bytes().await {
+                Ok(bytes) => bytes,
+                Err(cause) => {
+                    self.take_up(cause).await?;
+                    continue;
+                }
             };
             if self.parser.push(&bytes, &mut self.unread).is_err() {
                 return Err(self.broken("the answer has a line without end".to_owned()));
@@ -93,6 +97,43 @@ impl ChatStream {
                     SseEvent::Data(data) => self.end = self.take(&data).err().map(Err),
                 }
             }
+        }
+    }
+
+    /// What comes next over this connection.
+    async fn bytes(&mut self) -> Result<Bytes, ClientError> {
+        let silence_max = self.silence_max;
+        let Ok(chunk) = timeout(silence_max, self.response.chunk()).await else {
+            return Err(self.broken(format!("nothing came for {} s", silence_max.as_secs())));
+        };
+        chunk
+            .map_err(|error| self.client.network(&error))?
+            .ok_or_else(|| self.broken("the answer stops in the middle".to_owned()))
+    }
+
+    /// Goes on over another connection, behind the last event that came whole.
+    async fn take_up(&mut self, cause: ClientError) -> Result<(), ClientError> {
+        let Some(kept) = &mut self.kept else {
+            return Err(cause);
+        };
+        let last = self.parser.last_id();
+        self.response = kept.take_up(&self.client, last, cause).await?;
+        self.parser.begin_again();
+        Ok(())
+    }
+
+    /// Says farewell to an answer that is not wanted any more, so that the server stops generating at once.
+    pub(crate) async fn give_up(self) {
+        let is_over = self.end.is_some();
+        let Self {
+            response,
+            client,
+            kept,
+            ..
+        } = self;
+        drop(response);
+        if let Some(kept) = kept.filter(|_| !is_over) {
+            kept.give_up(&client).await;
         }
     }
 
@@ -118,7 +159,7 @@ impl ChatStream {
 
     fn broken(&self, reason: String) -> ClientError {
         ClientError::Broken {
-            url: self.url.clone(),
+            url: self.client.url().to_owned(),
             reason,
         }
     }
@@ -245,6 +286,101 @@ mod tests {
             let reason = end.unwrap_err();
             assert!(reason.starts_with(expected), "{reason}");
         }
+    }
+
+    /// Gives each connection in turn one of these replies, and tells what was asked for.
+    async fn serve(replies: Vec<String>) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for reply in replies {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 8192];
+                let length = stream.read(&mut request).await.unwrap();
+                asked.push(String::from_utf8_lossy(&request[..length]).to_lowercase());
+                stream.write_all(reply.as_bytes()).await.unwrap();
+            }
+            asked
+        });
+        let mut client = Client::new(&url, None).unwrap();
+        client.is_far = true;
+        (client, server)
+    }
+
+    async fn ask(client: &Client) -> ChatStream {
+        let sampling = Sampling::default();
+        let request = ChatRequest::new("owl", &[], &sampling);
+        client.chat(&request).await.unwrap()
+    }
+
+    fn stream_of(body: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Aluco-Stream-Id: 0123abcd\r\n\r\n{body}"
+        )
+    }
+
+    #[tokio::test]
+    async fn an_answer_goes_on_where_its_connection_broke_off() {
+        let text = |number: u32, text: &str| {
+            format!(
+                "id: {number}\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+            )
+        };
+        let half = &text(2, "two")[..20];
+        let (client, server) = serve(vec![
+            stream_of(&format!("{}{half}", text(1, "one"))),
+            stream_of(&text(2, "two")),
+            stream_of(&format!("{}id: 4\ndata: [DONE]\n\n", text(3, "three"))),
+        ])
+        .await;
+        let mut stream = ask(&client).await;
+        let mut said = Vec::new();
+        while let Some(event) = stream.next().await.unwrap() {
+            let ChatEvent::Delta(text) = event else {
+                panic!("{event:?}");
+            };
+            said.push(text);
+        }
+        assert_eq!(said, ["one", "two", "three"]);
+        let asked = server.await.unwrap();
+        assert!(asked[0].contains("x-aluco-resumable: true"), "{}", asked[0]);
+        for (asked, last) in asked[1..].iter().zip(["1", "2"]) {
+            assert!(
+                asked.starts_with("get /aluco/v1/streams/0123abcd "),
+                "{asked}"
+            );
+            assert!(
+                asked.contains(&format!("last-event-id: {last}\r\n")),
+                "{asked}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_the_server_has_forgotten_ends_with_how_it_was_lost() {
+        let body = "{\"error\":{\"message\":\"gone\",\"code\":\"stream_not_found\"}}";
+        let gone = format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (client, server) = serve(vec![stream_of(HOOT), gone]).await;
+        let mut stream = ask(&client).await;
+        assert_eq!(stream.next().await.unwrap(), Some(hoot()));
+        let error = stream.next().await.unwrap_err().to_string();
+        assert!(error.contains("stops in the middle"), "{error}");
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_given_up_is_cancelled_at_the_server() {
+        let done = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let (client, server) = serve(vec![stream_of(HOOT), done.to_owned()]).await;
+        let mut stream = ask(&client).await;
+        assert_eq!(stream.next().await.unwrap(), Some(hoot()));
+        stream.give_up().await;
+        let asked = server.await.unwrap();
+        assert!(asked[1].starts_with("delete /aluco/v1/streams/0123abcd "));
     }
 
     #[test]
