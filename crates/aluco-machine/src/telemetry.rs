@@ -7,10 +7,14 @@ mod classify;
 mod event;
 mod kernel_log;
 mod line;
+mod sample;
+mod sampler;
 mod tracker;
 
 pub use classify::classify;
 pub use event::{KernelEvent, KernelEventKind};
 pub use kernel_log::{KernelLog, LogError, LogSource};
 pub use line::{KmsgRecord, LogLine, parse_kmsg, parse_monotonic_line};
+pub use sample::{GpuSample, NpuSample, Sample};
+pub use sampler::Sampler;
 pub use tracker::Tracker;
