@@ -2,6 +2,7 @@
 //!
 //! Everything is read below a root folder, `/` or a fixture, so that any machine can be replayed.
 
+pub mod capture;
 pub mod doctor;
 mod error;
 pub mod facts;

@@ -7,6 +7,7 @@ mod bundle;
 mod command;
 mod error;
 mod folder;
+mod recording;
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{MachineError, facts::Because};
 use bundle::Replay;
 use folder::Folder;
+pub(crate) use recording::{Recording, Seen};
 
 /// Bytes that most files may have. The kernel's own are a page.
 pub const BYTES_MAX: usize = 64 << 10;
@@ -30,6 +32,7 @@ pub const NAMES_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct Root {
     source: Arc<Source>,
+    recording: Option<Arc<Recording>>,
 }
 
 enum Source {
@@ -122,6 +125,12 @@ impl Root {
 
     /// The bytes of a file that may be as large as this.
     pub fn read_up_to(&self, path: &str, bytes_max: usize) -> Result<Vec<u8>, ReadError> {
+        let read = self.read_source(path, bytes_max);
+        self.record(path, &read, |seen, bytes| seen.bytes = Some(bytes.clone()));
+        read
+    }
+
+    fn read_source(&self, path: &str, bytes_max: usize) -> Result<Vec<u8>, ReadError> {
         match &*self.source {
             Source::Live(folder) => folder.read(path, bytes_max),
             Source::Tree(folder, beside) if !beside.has(path) => folder.read(path, bytes_max),
@@ -156,6 +165,12 @@ impl Root {
 
     /// The names in a folder, in order, at most [`NAMES_MAX`].
     pub fn names(&self, path: &str) -> Result<Vec<String>, ReadError> {
+        let names = self.names_of_source(path);
+        self.record(path, &names, |seen, names| seen.names = Some(names.clone()));
+        names
+    }
+
+    fn names_of_source(&self, path: &str) -> Result<Vec<String>, ReadError> {
         let mut names = match &*self.source {
             Source::Live(folder) => folder.names(path),
             Source::Tree(folder, beside) => match (folder.names(path), beside.names(path)) {
@@ -175,6 +190,12 @@ impl Root {
 
     /// What stands at this path.
     pub fn node(&self, path: &str) -> Result<Node, ReadError> {
+        let node = self.node_of_source(path);
+        self.record(path, &node, |seen, node| seen.node = Some(*node));
+        node
+    }
+
+    fn node_of_source(&self, path: &str) -> Result<Node, ReadError> {
         match &*self.source {
             Source::Live(folder) => folder.node(path),
             Source::Tree(folder, beside) if !beside.has(path) => folder.node(path),
@@ -189,6 +210,12 @@ impl Root {
 
     /// Where a symbolic link says that it leads, word for word.
     pub fn link(&self, path: &str) -> Result<String, ReadError> {
+        let link = self.link_of_source(path);
+        self.record(path, &link, |seen, link| seen.link = Some(link.clone()));
+        link
+    }
+
+    fn link_of_source(&self, path: &str) -> Result<String, ReadError> {
         match &*self.source {
             Source::Live(folder) => folder.link(path),
             Source::Tree(folder, beside) if !beside.has(path) => folder.link(path),
@@ -198,6 +225,14 @@ impl Root {
 
     /// Room in the file system that holds this path.
     pub fn space(&self, path: &str) -> Result<Space, ReadError> {
+        let space = self.space_of_source(path);
+        if let (Some(recording), Ok(space)) = (&self.recording, &space) {
+            recording.space(path, *space);
+        }
+        space
+    }
+
+    fn space_of_source(&self, path: &str) -> Result<Space, ReadError> {
         let Source::Live(folder) = &*self.source else {
             let text = self.text("/commands/space")?;
             let spaces: std::collections::BTreeMap<String, Space> = serde_json::from_str(&text)
@@ -213,10 +248,14 @@ impl Root {
 
     /// What a command writes to standard output. Only the machine that we run on is asked; of others it stands in `/commands/NAME`.
     pub fn command(&self, command: Command) -> Result<String, ReadError> {
-        if self.is_live() {
-            return command.run();
-        }
         let path = format!("/commands/{}", command.name());
+        if self.is_live() {
+            let answer = command.run();
+            self.record(&path, &answer, |seen, text| {
+                seen.bytes = Some(text.clone().into_bytes());
+            });
+            return answer;
+        }
         let answer = self.text_up_to(&path, Command::BYTES_MAX);
         answer.map_err(|error| match error.because {
             Because::Absent => ReadError::new(command.typed(), Because::Absent),
@@ -225,10 +264,32 @@ impl Root {
     }
 }
 
+impl Root {
+    /// The same root, which notes everything that is read.
+    pub(crate) fn recording(&self) -> (Self, Arc<Recording>) {
+        let recording = Arc::<Recording>::default();
+        let root = Self {
+            source: self.source.clone(),
+            recording: Some(recording.clone()),
+        };
+        (root, recording)
+    }
+
+    fn record<T>(&self, path: &str, read: &Result<T, ReadError>, note: impl FnOnce(&mut Seen, &T)) {
+        if let Some(recording) = &self.recording {
+            recording.note(&normal(path), |seen| match read {
+                Ok(value) => note(seen, value),
+                Err(error) => seen.error = Some(error.because),
+            });
+        }
+    }
+}
+
 impl From<Source> for Root {
     fn from(source: Source) -> Self {
         Self {
             source: Arc::new(source),
+            recording: None,
         }
     }
 }

@@ -177,6 +177,11 @@ impl Memory {
     }
 }
 
+/// The memory devices of a DMI table as a table that holds nothing else.
+pub(crate) fn without_serials(table: &[u8]) -> Vec<u8> {
+    dmi::table(&dmi::devices(table))
+}
+
 fn choice(root: &Root, name: &str) -> Known<String> {
     let path = format!("{HUGE}/{name}");
     read::parsed(root, &path, "a choice in brackets", read::bracketed)

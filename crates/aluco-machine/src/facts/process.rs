@@ -298,6 +298,21 @@ pub(crate) fn flags(words: &[String]) -> Vec<String> {
     flags
 }
 
+/// The program, and of one in Python the module that makes it one that runs models; no path.
+pub(crate) fn program(words: &[String]) -> Vec<String> {
+    let name = words
+        .first()
+        .map_or("", |word| super::read::last_name(word));
+    let mut program = vec![name.chars().take(64).collect()];
+    let python = words.iter().skip(1).take(3).find_map(|word| {
+        let word = word.to_ascii_lowercase();
+        let mut names = PYTHON_MODELS.iter();
+        names.find(|name| word.contains(**name))
+    });
+    program.extend(python.map(|name| (*name).to_owned()));
+    program
+}
+
 /// What the open files of a process tell of the GPU.
 #[derive(Debug, Default)]
 struct Files {

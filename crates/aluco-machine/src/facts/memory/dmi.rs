@@ -105,6 +105,49 @@ impl Structure<'_> {
     }
 }
 
+/// A table with these devices and nothing else: no serial numbers, no asset tags, no other structures.
+pub(super) fn table(devices: &[MemoryDevice]) -> Vec<u8> {
+    let mut table = Vec::new();
+    for (index, device) in devices.iter().enumerate() {
+        let mut formatted = [0; 0x28];
+        let mut put = |offset: usize, bytes: &[u8]| {
+            formatted[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        let word = |number: Option<u32>| (number.unwrap_or(0) as u16).to_le_bytes();
+        put(0, &[17, 0x28]);
+        put(2, &(index as u16).to_le_bytes());
+        put(0x0A, &word(device.width_bits));
+        put(0x0C, &0x7FFF_u16.to_le_bytes());
+        put(0x10, &[1]);
+        let kinds = [
+            ("DDR3", 0x18),
+            ("DDR4", 0x1A),
+            ("LPDDR4", 0x1E),
+            ("DDR5", 0x22),
+            ("LPDDR5", 0x23),
+        ];
+        let kind = kinds
+            .iter()
+            .find(|(name, _)| Some(*name) == device.kind.as_deref());
+        put(0x12, &[kind.map_or(2, |(_, number)| *number)]);
+        put(0x15, &word(device.speed_mt_s));
+        put(0x17, &[2]);
+        put(0x1A, &[3]);
+        put(0x1C, &((device.bytes >> 20) as u32).to_le_bytes());
+        put(0x20, &word(device.configured_mt_s));
+        table.extend(formatted);
+        for text in [&device.locator, &device.maker, &device.part] {
+            // An empty text would end the list.
+            let text = if text.is_empty() { " " } else { text };
+            table.extend(text.bytes());
+            table.push(0);
+        }
+        table.push(0);
+    }
+    table.extend([127, 4, 0xFF, 0xFE, 0, 0]);
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -142,6 +185,12 @@ mod tests {
             (&*device.locator, &*device.maker, &*device.part),
             ("DIMM 0", "SK Hynix", "")
         );
+    }
+
+    #[test]
+    fn a_table_that_is_written_again_holds_the_devices_and_no_more() {
+        let before = devices(&table());
+        assert_eq!(devices(&super::table(&before)), before);
     }
 
     proptest! {
