@@ -3,14 +3,15 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aluco_proto::{
-    BenchReport, BenchSpec, ChatPrompt, Command, Event, FailureKind, GenerationSpec, ModelHandle,
-    RequestId, Token, WorkerHello,
+    Backend, BenchReport, BenchSpec, ChatPrompt, Command, DeviceSpeed, Event, FailureKind,
+    GenerationSpec, ModelHandle, RequestId, Token, WorkerHello,
 };
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
     FleetConfig, FleetError, Generation,
     connection::{CallError, Connection},
+    devices,
     error::{Fault, lost_cause, out_of_step},
     loading::{self, Lease},
     recovery::{Flight, Sent},
@@ -182,6 +183,14 @@ impl Fleet {
         let shared = self.shared();
         let binary = shared.slot.binary(&shared.config).await?;
         Ok((binary.path, binary.hello))
+    }
+
+    /// How fast the devices of each backend are that has a worker here, or why that worker could not tell. Takes seconds, and no model.
+    pub async fn device_speeds(
+        &self,
+    ) -> Result<Vec<(Backend, Result<Vec<DeviceSpeed>, String>)>, FleetError> {
+        let answers = devices::speeds(&self.shared().config).await;
+        answers.map_err(|reason| FleetError::NoWorker { reason })
     }
 
     /// Where models are looked up.

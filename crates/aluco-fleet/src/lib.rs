@@ -24,6 +24,7 @@ mod blame;
 mod cause;
 mod config;
 mod connection;
+mod devices;
 mod error;
 mod eviction;
 mod faults;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use aluco_proto::{Backend, PROTOCOL_VERSION, WorkerHello};
+use serde::de::DeserializeOwned;
 use tokio::{io::AsyncReadExt, task::JoinSet, time::timeout};
 
 use crate::{
@@ -215,7 +216,7 @@ fn backend_in_name(path: &Path) -> Option<Backend> {
 
 /// Asks a binary who it is.
 async fn probe(path: &Path) -> Result<WorkerHello, String> {
-    match timeout(PROBE_TIMEOUT, ask(path)).await {
+    match timeout(PROBE_TIMEOUT, ask(path, "probe")).await {
         Ok(answer) => answer,
         // The process is killed when its handle goes.
         Err(_) => Err(format!(
@@ -225,8 +226,9 @@ async fn probe(path: &Path) -> Result<WorkerHello, String> {
     }
 }
 
-async fn ask(path: &Path) -> Result<WorkerHello, String> {
-    let mut child = command(path, "probe")
+/// Starts a worker with a verb that it answers with a line of JSON and its end. If the caller goes away, the process is killed.
+pub(crate) async fn ask<T: DeserializeOwned>(path: &Path, verb: &str) -> Result<T, String> {
+    let mut child = command(path, verb)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -252,7 +254,7 @@ async fn ask(path: &Path) -> Result<WorkerHello, String> {
         return Err(refusal(status, &complaints));
     }
     serde_json::from_slice(&answer)
-        .map_err(|error| format!("did not say who it is in a way that is understood: {error}"))
+        .map_err(|error| format!("did not answer in a way that is understood: {error}"))
 }
 
 /// What a binary said that exited with an error.

@@ -39,6 +39,32 @@ pub struct MachineReport {
     pub arithmetic: Arithmetic,
     /// The disk, or why there are no figures.
     pub disk: Result<DiskRead, String>,
+    /// Devices, as the workers of their backends measured them.
+    #[serde(default)]
+    pub devices: Vec<DeviceSpeed>,
+    /// Workers that could not measure, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_failures: Vec<String>,
+}
+
+/// What a device does per second, as a worker tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceSpeed {
+    /// Which worker measured, by its backend, such as `vulkan`.
+    #[serde(default)]
+    pub backend: String,
+    /// ggml's name, such as `Vulkan0`.
+    pub device: String,
+    /// What the device calls itself.
+    pub description: String,
+    /// Bytes per second from the memory of the process into that of the device.
+    pub upload: f64,
+    /// Bytes per second the other way.
+    pub download: f64,
+    /// Bytes per second of a copy within the device, each byte counted as read and as written.
+    pub copy: f64,
+    /// Floating-point operations per second of an f16 by f32 matrix product.
+    pub matrix: f64,
 }
 
 /// What figures depend on beside the machine.
@@ -134,6 +160,8 @@ impl Plan {
             bandwidth_limit,
             arithmetic,
             disk,
+            devices: Vec::new(),
+            device_failures: Vec::new(),
         }
     }
 

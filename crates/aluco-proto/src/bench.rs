@@ -57,3 +57,20 @@ pub struct BenchTestResult {
     /// Wall time of each repetition, in nanoseconds.
     pub samples_ns: Vec<u64>,
 }
+
+/// What a device does per second, without any model. A worker prints a list of these as JSON when it is started with `measure`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceSpeed {
+    /// ggml's name, such as `CPU` or `Vulkan0`.
+    pub device: String,
+    /// What the device calls itself.
+    pub description: String,
+    /// Bytes per second from the memory of the process into that of the device.
+    pub upload: f64,
+    /// Bytes per second the other way.
+    pub download: f64,
+    /// Bytes per second of a copy within the device, each byte counted as read and as written.
+    pub copy: f64,
+    /// Floating-point operations per second of an f16 by f32 matrix product of 4096 x 4096 x 512.
+    pub matrix: f64,
+}

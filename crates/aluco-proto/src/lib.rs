@@ -18,7 +18,7 @@ mod frame;
 mod generation;
 mod model;
 
-pub use bench::{BenchReport, BenchSpec, BenchTest, BenchTestResult};
+pub use bench::{BenchReport, BenchSpec, BenchTest, BenchTestResult, DeviceSpeed};
 pub use cache::{CacheActivity, CacheOptions, CacheReport, Miss};
 pub use command::Command;
 pub use event::{Event, Failure, FailureKind, LogLevel, ModelActivity, WorkerHello, WorkerStatus};

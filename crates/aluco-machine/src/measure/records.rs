@@ -119,6 +119,8 @@ mod tests {
                 all_threads: 1e12,
             },
             disk: Err("no disk".to_owned()),
+            devices: Vec::new(),
+            device_failures: Vec::new(),
         }
     }
 

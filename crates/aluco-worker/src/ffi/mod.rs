@@ -15,7 +15,6 @@ pub use backend::{CpuBuild, Device, Engine, EngineBuild};
 pub use chat::{ChatTemplates, RenderedChat};
 pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
-pub use speed::DeviceSpeed;
 
 use std::ffi::{CStr, c_char};
 

@@ -5,9 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aluco_proto::DeviceSpeed;
 use llama_cpp_sys_4 as sys;
-use serde::Serialize;
-
 use super::{Engine, EngineError, copied};
 
 /// Bytes of the arrays that are copied: more than the caches hold, little enough for any device.
@@ -20,23 +19,6 @@ const COLUMNS: i64 = 512;
 
 /// Each figure is taken over at least this long, after one round that does not count.
 const TIME_MIN: Duration = Duration::from_millis(400);
-
-/// What a device does per second. Bytes of a copy within the device count twice, as read and as written.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeviceSpeed {
-    /// ggml's name, such as `CPU` or `Vulkan0`.
-    pub device: String,
-    /// What the device calls itself.
-    pub description: String,
-    /// Bytes per second from the memory of the process into that of the device.
-    pub upload: f64,
-    /// Bytes per second the other way.
-    pub download: f64,
-    /// Bytes per second of a copy within the device.
-    pub copy: f64,
-    /// Floating-point operations per second of an f16 by f32 matrix product of 4096 x 4096 x 512.
-    pub matrix: f64,
-}
 
 impl Engine {
     /// Measures every device with `threads` on the CPU's; about two seconds each.
