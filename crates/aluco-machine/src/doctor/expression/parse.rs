@@ -32,16 +32,21 @@ struct Parser {
 
 impl Parser {
     fn alternatives(&mut self) -> Result<Expression, String> {
-        self.depth += 1;
-        if self.depth > DEPTH_MAX {
-            return Err("too deeply nested".to_owned());
-        }
+        self.deeper()?;
         let mut left = self.conjunction()?;
         while self.take_word("or") {
             left = Expression::Or(Box::new(left), Box::new(self.conjunction()?));
         }
         self.depth -= 1;
         Ok(left)
+    }
+
+    fn deeper(&mut self) -> Result<(), String> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err("too deeply nested".to_owned());
+        }
+        Ok(())
     }
 
     fn conjunction(&mut self) -> Result<Expression, String> {
@@ -140,8 +145,10 @@ impl Parser {
             return Ok(Expression::List(self.sequence("]")?));
         }
         if self.take_symbol("-") {
+            self.deeper()?;
             let zero = Expression::Literal(Value::Number(0.0));
             let negated = self.atom()?;
+            self.depth -= 1;
             return Ok(Expression::Arithmetic(
                 Arithmetic::Subtract,
                 Box::new(zero),
