@@ -1,11 +1,17 @@
 //! What a model would take, and whether it fits: on made-up machines, without any server or worker.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    path::Path,
+    thread,
+};
 
 use aluco_fake_worker::Script;
 use aluco_tiny_models::Kind;
 use assert_cmd::assert::OutputAssertExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::home::Home;
 
@@ -93,6 +99,72 @@ fn a_limit_of_the_process_refuses_before_anything_is_loaded() {
     let output = limited("4194304").assert().code(1);
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     assert!(text.contains("(address space of a process,"), "{text}");
+}
+
+/// A server that holds an idle model of 3 GiB, of 4 that it may have. Gives its address.
+fn server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let gib = |count: u64| count << 30;
+    let status = json!({
+        "models": [],
+        "ledger": {
+            "budget": { "host": gib(4), "device": 0, "together": gib(4) },
+            "machine_bytes": gib(8),
+            "unified": false,
+            "held_bytes": gib(3),
+            "free_bytes": gib(1),
+            "excess_bytes": 0,
+            "pressure": "calm",
+            "holders": [
+                { "model": "owl:3b", "bytes": gib(3), "is_idle": true, "entries": [
+                    { "place": "host", "consumer": "weights", "bytes": gib(3), "origin": "measured" },
+                ] },
+                { "model": null, "consumer": "other_programs", "bytes": gib(2) },
+                { "model": null, "consumer": "reserve", "bytes": gib(2) },
+            ],
+            "host_limits": [
+                { "name": "memory of the machine", "source": "/proc/meminfo", "total": gib(8), "free": gib(6) },
+            ],
+            "device_limits": [],
+        },
+    });
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let request = lines.next().unwrap().unwrap();
+            while !lines.next().unwrap().unwrap().is_empty() {}
+            let body = if request.starts_with("GET /health ") {
+                json!({"service": "aluco"}).to_string()
+            } else {
+                status.to_string()
+            };
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn the_ledger_of_a_running_server_is_told_and_tried() {
+    let home = home(4096);
+    let url = server();
+    let told = home.aluco(&["mem", "--url", &url]).assert().code(0);
+    let told = String::from_utf8(told.get_output().stdout.clone()).unwrap();
+    assert!(told.contains("owl:3b, idle"), "{told}");
+    let large = ["mem", "./model.gguf", "--context", "2097152", "--url", &url];
+    let told = home.aluco(&large).assert().code(1);
+    let told = String::from_utf8(told.get_output().stdout.clone()).unwrap();
+    assert!(
+        told.contains("* unload owl:3b (3.0 GiB), which nobody uses"),
+        "{told}"
+    );
 }
 
 #[test]
