@@ -351,6 +351,17 @@ mod tests {
     }
 
     #[test]
+    fn the_log_of_this_machine_is_watched_or_says_why_not() {
+        match KernelLog::watch() {
+            Ok(log) => {
+                let events = log.recent(SystemTime::now() + Duration::from_secs(3600));
+                assert!(events.is_empty(), "from the future: {events:?}");
+            }
+            Err(error) => assert!(error.to_string().contains("/dev/kmsg"), "{error}"),
+        }
+    }
+
+    #[test]
     fn a_log_that_is_not_there_says_so() {
         let error = KernelLog::journal("/no/such/journalctl").expect_err("no program");
         assert!(matches!(error, LogError::Unreadable { .. }), "{error}");

@@ -7,6 +7,7 @@ mod entries;
 mod grub;
 mod gtt;
 mod modprobe;
+mod nixos;
 mod settings;
 mod wishes;
 
@@ -105,6 +106,8 @@ impl Plan {
         let inside = facts.container.inside.copied();
         if inside.is_some_and(|inside| inside != ContainerKind::None) {
             refuse_in_container(&mut draft, &wishes);
+        } else if facts.boot.loader.copied() == Some(BootLoader::NixOs) {
+            nixos::plan(&mut draft, choices, &wishes);
         } else {
             boot::plan(&mut draft, facts, &arguments)?;
             modprobe::plan(&mut draft, facts, &wishes.module_options)?;

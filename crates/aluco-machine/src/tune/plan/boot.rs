@@ -59,6 +59,7 @@ pub(super) fn plan(
             rpm_ostree(draft, facts, &wanted);
             Ok(())
         }
+        // NixOS has been seen to before.
         Some(
             BootLoader::KernelCmdline | BootLoader::Bootc | BootLoader::Limine | BootLoader::NixOs,
         )
@@ -316,10 +317,6 @@ fn by_hand(draft: &mut Draft<'_>, facts: &Facts, loader: Option<BootLoader>, wan
         .map(|argument| format!("\"{argument}\""))
         .collect();
     let (text, lines) = match loader {
-        Some(BootLoader::NixOs) => (
-            "put this into the system's configuration and run `sudo nixos-rebuild boot`",
-            vec![format!("boot.kernelParams = [ {} ];", quoted.join(" "))],
-        ),
         Some(BootLoader::Bootc) => (
             "put this into /usr/lib/bootc/kargs.d/50-aluco.toml where the image is built",
             vec![format!("kargs = [{}]", quoted.join(", "))],
