@@ -42,9 +42,9 @@ pub(crate) struct Record {
 /// What is known of a death, beside the request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Circumstances {
-    /// Nothing that the worker did can have brought it about.
+    /// Nothing that the worker did for this request can have brought it about.
     pub(crate) is_external: bool,
-    /// Requests that the worker had.
+    /// Requests that may have brought it about.
     pub(crate) requests: usize,
 }
 

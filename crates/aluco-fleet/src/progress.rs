@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     last_delta: Option<Instant>,
     /// The present worker is not the first.
     is_resumed: bool,
+    /// The present worker has begun with it.
+    is_running: bool,
 }
 
 /// What the first worker that accepted the request said.
@@ -44,7 +46,13 @@ impl Progress {
             first_delta: None,
             last_delta: None,
             is_resumed: false,
+            is_running: false,
         }
+    }
+
+    /// True if the present worker has begun with it; before, it only waits there.
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running
     }
 
     /// Notes an event; what is left of it is for the client.
@@ -56,6 +64,7 @@ impl Progress {
                 seed,
                 prompt,
             } => {
+                self.is_running = true;
                 self.computed_tokens = cache.cached_tokens();
                 if self.accepted.is_some() {
                     return None;
@@ -119,6 +128,7 @@ impl Progress {
     pub(crate) fn lost(&mut self) {
         self.is_resumed |= self.accepted.is_some();
         self.computed_tokens = 0;
+        self.is_running = false;
     }
 
     /// What the next worker has to know; `None` if none has accepted the request.
@@ -201,6 +211,9 @@ mod tests {
         progress.lost();
         assert_eq!(progress.resume(), None);
         assert!(progress.note(started(0), Instant::now()).is_some());
+        assert!(progress.is_running());
+        progress.lost();
+        assert!(!progress.is_running());
     }
 
     #[test]

@@ -213,6 +213,11 @@ impl Flight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// True if the worker had begun with it.
+    fn is_running(&self) -> bool {
+        self.state().progress.is_running()
+    }
+
     /// Notes the loss of the worker, and says how to go on.
     fn lost(&self, circumstances: Circumstances) -> Judgement {
         let mut state = self.state();
@@ -320,14 +325,18 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
         }
         return;
     }
-    let circumstances = Circumstances {
-        is_external: death.kind.is_external(),
-        requests: flights.len(),
-    };
+    // Those that waited for their turn have done nothing; unless all did, and it was a prompt on its way.
+    let running = flights.iter().filter(|flight| flight.is_running()).count();
+    let is_external = death.kind.is_external();
+    let suspects = if running > 0 { running } else { flights.len() };
     let mut names: Vec<Arc<str>> = Vec::new();
     let mut has_culprit = false;
     for flight in flights {
-        let judgement = flight.lost(circumstances);
+        let is_suspect = running == 0 || flight.is_running();
+        let judgement = flight.lost(Circumstances {
+            is_external: is_external || !is_suspect,
+            requests: suspects,
+        });
         let name = flight.state().name.clone();
         if let Judgement::Convicted { deaths } = judgement {
             has_culprit = true;
@@ -342,7 +351,7 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
         }
     }
     // A culprit has been counted already, and the others only shared its fate.
-    if !circumstances.is_external && !has_culprit {
+    if !is_external && !has_culprit {
         for name in names {
             shared.fall_back_after_death(&name, death);
         }
