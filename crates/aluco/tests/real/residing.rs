@@ -79,6 +79,8 @@ struct Turn {
     generated: u64,
     cached: u64,
     text: String,
+    /// Where the cached tokens came from, and why the rest was computed.
+    cache: Value,
 }
 
 impl Conversation {
@@ -109,6 +111,7 @@ impl Conversation {
             generated: count(&usage["completion_tokens"]),
             cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
             text: text.to_owned(),
+            cache: reply["timings"]["cache"].clone(),
         }
     }
 }
@@ -134,7 +137,8 @@ async fn a_conversation_outlives_its_model_and_only_what_is_new_is_computed() {
         Kind::HybridDeltaNet,
     ] {
         for is_evicted in [false, true] {
-            let served = Served::start(&["--models-max", "1"]);
+            // By default a disk that is nearly full is left alone.
+            let served = Served::start(&["--models-max", "1", "--cache-disk", "256MiB"]);
             let model = models.tiny(kind);
             // A byte is a token here.
             let mut conversation = Conversation::new(&model, &text(3000));
@@ -156,8 +160,10 @@ async fn a_conversation_outlives_its_model_and_only_what_is_new_is_computed() {
             );
             assert!(
                 computed <= new + BLOCK_TOKENS,
-                "{kind}, evicted {is_evicted}: {computed} tokens were computed for {new} new ones of {}",
-                after.prompt
+                "{kind}, evicted {is_evicted}: {computed} tokens were computed for {new} new ones of {}: {}\n{}",
+                after.prompt,
+                after.cache,
+                served.log()
             );
         }
     }
