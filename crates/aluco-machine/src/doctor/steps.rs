@@ -120,7 +120,7 @@ impl FixAction {
                 (format!("in the BIOS, {setting}: {value}"), Vec::new())
             }
             Self::Manual { text, commands } => {
-                (text.trim_end_matches('.').to_owned(), commands.clone())
+                (in_a_list(text), commands.clone())
             }
         };
         let by_host = !matches!(
@@ -141,6 +141,21 @@ impl FixAction {
                 .collect(),
             needs_reboot: self.needs_reboot(),
         }
+    }
+}
+
+/// A sentence as an item of a list: without a full stop, and with a small letter unless it begins with a name.
+fn in_a_list(sentence: &str) -> String {
+    let sentence = sentence.trim_end_matches('.');
+    let first = sentence.split_whitespace().next().unwrap_or_default();
+    let is_word = first.chars().skip(1).all(|letter| letter.is_ascii_lowercase());
+    if !is_word {
+        return sentence.to_owned();
+    }
+    let mut letters = sentence.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
     }
 }
 

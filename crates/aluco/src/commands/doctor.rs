@@ -3,6 +3,8 @@
 mod explanation;
 mod page;
 mod paper;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aluco_machine::{
-    doctor::{Catalogue, Finding, Report, Severity},
+    doctor::{Catalogue, Finding, Report, Severity, Unchecked},
     facts::Facts,
 };
 use console::Style;
@@ -195,8 +195,24 @@ fn write_unchecked(paper: &mut Paper, report: &Report) {
         rules.push(&unchecked.rule);
     }
     for (reason, rules) in by_reason {
-        let text = format!("{}: {reason}", rules.join(", "));
+        let text = format!("{}: {reason}", listed(&rules));
         paper.paragraph("  ", &printable(&text), &Style::new().dim());
+    }
+    let is_refused = |reason: &String| reason.contains("not readable by this user");
+    let refused = |each: &Unchecked| each.missing.values().any(is_refused);
+    if report.unchecked.iter().any(refused) {
+        let text = "As root, more can be checked: sudo aluco doctor";
+        paper.paragraph("  ", text, &Style::new().dim());
+    }
+}
+
+/// A few rules by name; of many, the first and the last.
+fn listed(rules: &[&str]) -> String {
+    match rules {
+        [first, .., last] if rules.len() > 5 => {
+            format!("{} ({first} … {last})", plural(rules.len(), "rule"))
+        }
+        few => few.join(", "),
     }
 }
 
