@@ -222,7 +222,7 @@ async fn a_model_that_cannot_be_loaded_says_why() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_gives_a_clear_error_and_the_next_request_works() {
+async fn a_request_that_kills_its_workers_gets_a_clear_error_and_the_next_one_works() {
     let world = World::new().await;
     let script = Script {
         crash_after: Some(2),
@@ -234,7 +234,7 @@ async fn a_worker_that_dies_gives_a_clear_error_and_the_next_request_works() {
     let response = world.chat(&dying, json!({})).await;
     assert_eq!(response.status(), 500);
     let json: Value = response.json().await.unwrap();
-    assert_eq!(json["error"]["code"], "worker_lost");
+    assert_eq!(json["error"]["code"], "engine_error");
     let message = json["error"]["message"].as_str().unwrap();
     assert!(message.contains("ggml assertion failed"), "{message}");
     world.assert_unharmed(&well).await;

@@ -56,6 +56,17 @@ fn arrived(text: &str) -> (u64, &str) {
     (ids.next_back().map_or(0, |id| id.parse().unwrap()), whole)
 }
 
+/// The text of the first choice.
+fn said(text: &str) -> String {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+        .filter_map(|chunk: Value| {
+            let content = &chunk["choices"][0]["delta"]["content"];
+            Some(content.as_str()?.to_owned())
+        })
+        .collect()
+}
+
 /// Reads that many bytes of the reply to a raw request and hangs up.
 async fn cut(world: &World, request: &str, bytes: usize) -> String {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
@@ -145,16 +156,35 @@ async fn a_running_stream_goes_on_without_its_client_and_is_resumed_live() {
     }
     let replay = resume(&world, &id, 0).await.text().await.unwrap();
     assert_eq!(events(&got), events(&replay));
-    let expected: String = script.tokens.concat();
-    let text: String = replay
-        .lines()
-        .filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
-        .filter_map(|chunk: Value| {
-            Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())
-        })
-        .collect();
-    assert_eq!(text, expected);
+    assert_eq!(said(&replay), script.tokens.concat());
     assert!(!world.journal("m").contains("cancel"));
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_over_a_lost_connection_and_a_dead_worker() {
+    let world = World::new().await;
+    let script = Script {
+        tokens: (0..60).map(|number| format!("{number} ")).collect(),
+        delay_ms: 3,
+        crash_after: Some(20),
+        accidents_max: Some(1),
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let (mut response, id) = begin(&world, &model, json!({"seed": 1})).await;
+    let mut got = String::new();
+    while arrived(&got).0 < 3 {
+        got.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    drop(response);
+    eventually("another worker takes over", || {
+        world.journal("m").matches("load").count() == 2
+    })
+    .await;
+    let (after, whole) = arrived(&got);
+    let rest = resume(&world, &id, after).await.text().await.unwrap();
+    let text = said(&format!("{whole}{rest}"));
+    assert_eq!(text, script.tokens.concat());
 }
 
 #[tokio::test]
@@ -277,18 +307,26 @@ async fn a_stream_over_its_bound_loses_its_beginning_and_says_so() {
         text.ends_with("[DONE]\n\n") || text.contains("stream_truncated"),
         "{text}"
     );
-    let refused = resume(&world, &id, 1).await;
-    assert_eq!(refused.status(), StatusCode::GONE);
-    let refused: Value = refused.json().await.unwrap();
-    assert_eq!(refused["error"]["code"], "stream_truncated");
-    let message = refused["error"]["message"].as_str().unwrap();
-    let oldest = message
-        .split_whitespace()
-        .find_map(|word| word.parse().ok());
-    let oldest: u64 = oldest.unwrap();
-    let latest = resume(&world, &id, oldest - 1).await.text().await.unwrap();
-    assert!(latest.starts_with(&format!("id: {oldest}\n")), "{latest}");
-    assert!(latest.ends_with("[DONE]\n\n"));
+    // While it runs, what is left moves on.
+    let latest = async {
+        loop {
+            let refused = resume(&world, &id, 1).await;
+            assert_eq!(refused.status(), StatusCode::GONE);
+            let refused: Value = refused.json().await.unwrap();
+            assert_eq!(refused["error"]["code"], "stream_truncated");
+            let message = refused["error"]["message"].as_str().unwrap();
+            let oldest = message
+                .split_whitespace()
+                .find_map(|word| word.parse().ok());
+            let oldest: u64 = oldest.unwrap();
+            let latest = resume(&world, &id, oldest - 1).await.text().await.unwrap();
+            if latest.starts_with(&format!("id: {oldest}\n")) && latest.ends_with("[DONE]\n\n") {
+                return;
+            }
+        }
+    };
+    let latest = tokio::time::timeout(PATIENCE, latest).await;
+    latest.expect("what is left can be read to the end");
     let (status, code, param) = error(resume(&world, &id, 10_000).await).await;
     assert_eq!((status, code.as_str()), (400, "invalid_value"));
     assert_eq!(param.as_deref(), Some("after"));

@@ -108,7 +108,7 @@ async fn an_error_after_the_stream_has_begun_is_an_event_of_it() {
     let model = world.model("m", &script);
     let lines = lines(world.chat(&model, json!({"stream": true})).await).await;
     let last = chunks(&lines).pop().unwrap();
-    assert_eq!(last["error"]["code"], "worker_lost");
+    assert_eq!(last["error"]["code"], "engine_error");
     assert!(!lines.contains(&"[DONE]".to_owned()));
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const RAW: &str = "@raw@";
 
 /// Fields of completion requests, to be given values that they do not take.
-const FIELDS: [&str; 38] = [
+const FIELDS: [&str; 41] = [
     "model",
     "messages",
     "prompt",
@@ -44,6 +44,9 @@ const FIELDS: [&str; 38] = [
     "suffix",
     "best_of",
     "keep_alive",
+    "pin",
+    "dry_run",
+    "filter",
     "text",
     "tokens",
 ];
@@ -131,11 +134,11 @@ pub(super) fn valid(rng: &mut Rng, model: &str) -> (&'static str, String, Option
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
             ("POST", "/aluco/v1/render", Some(body))
         }
-        26..28 => (
-            "POST",
-            "/aluco/v1/models/load",
-            Some(json!({"model": model})),
-        ),
+        26..28 => {
+            let body =
+                json!({"model": model, "stream": rng.bool(), "dry_run": false, "keep_alive": "5m"});
+            ("POST", "/aluco/v1/load", Some(body))
+        }
         28 => (
             "POST",
             "/aluco/v1/models/unload",

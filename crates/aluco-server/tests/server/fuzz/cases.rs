@@ -72,13 +72,14 @@ const PATHS: [&str; 32] = [
     "/v1/chat/completions?model=x&model=y",
 ];
 
-const HEADERS: [&str; 32] = [
+const HEADERS: [&str; 33] = [
     "Content-Type: text/plain",
     "Content-Type: application/x-www-form-urlencoded",
     "Content-Type: multipart/form-data; boundary=",
     "Content-Type: application/json; charset=utf-7",
     "Content-Encoding: gzip",
     "Accept: application/xml",
+    "Accept: text/event-stream",
     "Accept-Encoding: \u{0}",
     "Authorization: Bearer",
     "Authorization: Basic eDp5",

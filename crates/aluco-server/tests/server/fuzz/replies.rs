@@ -112,18 +112,21 @@ fn check_error(body: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A stream ends with `[DONE]` or with an error that is nobody's fault here.
+/// A stream ends with `[DONE]`, with the model that was loaded, or with an error that is nobody's fault here.
 fn check_stream(body: &[u8]) -> Result<(), Fault> {
     let text = str::from_utf8(body).map_err(|_| wrong("a stream that is no text"))?;
     let mut data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     let last = data.next_back().ok_or_else(|| wrong("an empty stream"))?;
-    if last == "[DONE]" {
+    if last == "[DONE]" || text.contains("event: loaded\n") {
         return Ok(());
     }
     let last: Value = serde_json::from_str(last).map_err(|_| wrong("a stream without an end"))?;
     match last["error"]["code"].as_str() {
         // Another client unloads the model now and then.
-        Some("cancelled" | "stream_cancelled" | "stream_truncated" | "overloaded") => Ok(()),
+        Some(
+            "cancelled" | "stream_cancelled" | "stream_truncated" | "overloaded"
+            | "model_not_found" | "model_unusable" | "model_unloaded",
+        ) => Ok(()),
         _ => Err(wrong("a stream that ends otherwise")),
     }
 }
