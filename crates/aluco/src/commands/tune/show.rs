@@ -11,7 +11,7 @@ use aluco_machine::tune::{
 };
 use console::Style;
 
-use crate::render::{ago, printable, say};
+use crate::render::{ago, printable, say, terminal_columns};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -52,8 +52,8 @@ pub(super) fn plan(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
         writeln!(output, "\n{}", bold("Left as it is"))?;
     }
     for left_out in &plan.left_out {
-        let (rule, title, why) = (&left_out.rule, &left_out.title, &left_out.why);
-        writeln!(output, "  {rule}  {}: {}", printable(title), printable(why))?;
+        let text = format!("{}: {}", left_out.title, left_out.why);
+        paragraph(&left_out.rule, &text, output)?;
     }
     Ok(())
 }
@@ -94,15 +94,44 @@ fn one_change(number: usize, change: &Change, output: &mut impl Write) -> io::Re
     Ok(())
 }
 
+/// Rule, reason and sources, indented below a change.
 fn reasons(reasons: &[Reason], output: &mut impl Write) -> io::Result<()> {
     for reason in reasons {
-        writeln!(output, "  {}  {}", reason.rule, printable(&reason.text))?;
-        for source in &reason.sources {
-            let source = printable(source);
-            writeln!(output, "          {}", Style::new().dim().apply_to(source))?;
+        paragraph(&reason.rule, &reason.text, output)?;
+        // Their addresses are in the doctor's explanation and in JSON.
+        let names: Vec<&str> = reason
+            .sources
+            .iter()
+            .map(|source| {
+                source
+                    .split_once(", http")
+                    .map_or(source.as_str(), |(name, _)| name)
+            })
+            .collect();
+        if !names.is_empty() {
+            paragraph("", &names.join("; "), output)?;
         }
     }
     Ok(())
+}
+
+/// Writes a text with a head before it, broken at the terminal's width.
+fn paragraph(head: &str, text: &str, output: &mut impl Write) -> io::Result<()> {
+    let columns = terminal_columns().unwrap_or(100).max(40);
+    let text = printable(text);
+    let mut line = format!("  {head:<6} ");
+    let mut has_words = false;
+    for word in text.split_whitespace() {
+        let width = console::measure_text_width(&line) + 1 + console::measure_text_width(word);
+        if has_words && width > columns {
+            writeln!(output, "{line}")?;
+            line = " ".repeat(9);
+        }
+        line.push(' ');
+        line.push_str(word);
+        has_words = true;
+    }
+    writeln!(output, "{line}")
 }
 
 /// Commands that were not run.
@@ -177,4 +206,101 @@ fn one_status(change: &ChangeStatus, output: &mut impl Write) -> io::Result<()> 
 
 fn bold(text: &str) -> console::StyledObject<&str> {
     Style::new().bold().apply_to(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use aluco_machine::tune::{CommandChange, Content, FileChange, Instruction, LeftOut};
+
+    use super::*;
+
+    fn reason() -> Reason {
+        Reason {
+            rule: "MEM-02".to_owned(),
+            text: "the GPU may use 62.8 GiB of 125.6 GiB; 113 GiB would leave the system 12.6 GiB of it".to_owned(),
+            sources: vec!["AMD (2026), https://rocm.docs.amd.com/".to_owned(), "kyuz0 (2026-08)".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_plan_is_told_with_its_reasons_and_what_is_left() {
+        let change = |title: &str, effect, action| Change {
+            title: title.to_owned(),
+            reasons: vec![reason()],
+            effect,
+            checks: Vec::new(),
+            action,
+        };
+        let told = Plan {
+            distribution: None,
+            boot_loader: None,
+            gtt: None,
+            changes: vec![
+                change(
+                    "start the kernel with ttm.pages_limit=29622272",
+                    Effect::Reboot,
+                    Action::File(FileChange {
+                        path: "/etc/kernel/cmdline".into(),
+                        old: None,
+                        new: Some(Content::new("ttm.pages_limit=29622272\n")),
+                    }),
+                ),
+                change(
+                    "make anna a member of render",
+                    Effect::Login,
+                    Action::Command(CommandChange {
+                        command: CommandLine::new(["usermod", "-aG", "render", "anna"]),
+                        undo: CommandLine::new(["gpasswd", "-d", "anna", "render"]),
+                        touches: Vec::new(),
+                    }),
+                ),
+            ],
+            instructions: vec![Instruction {
+                title: "set UMA frame buffer size to 512 MB".to_owned(),
+                text: "in the firmware's setup".to_owned(),
+                lines: vec!["a line".to_owned()],
+                reasons: Vec::new(),
+                needs_reboot: true,
+            }],
+            left_out: vec![LeftOut {
+                rule: "PWR-01".to_owned(),
+                title: "TuneD is not set for accelerators".to_owned(),
+                why: "only a hint\u{1b}[2J".to_owned(),
+            }],
+        };
+        let mut output = Vec::new();
+        plan(&told, &mut output).expect("written");
+        insta::assert_snapshot!(String::from_utf8(output).expect("text"));
+    }
+
+    #[test]
+    fn a_status_says_what_the_kernel_took_and_why_not() {
+        let change = |title: &str, verdict| ChangeStatus {
+            title: title.to_owned(),
+            rules: Vec::new(),
+            path: Some("/etc/x".into()),
+            file: Some(FileStatus::AsWritten),
+            command: None,
+            verdict,
+        };
+        let applies = [ApplyStatus {
+            at_s: 1_000_000_000,
+            version: "0.1.0".to_owned(),
+            unfinished: true,
+            changes: vec![
+                change("one", Verdict::Active),
+                change("two", Verdict::WaitsForReboot),
+                change(
+                    "three",
+                    Verdict::NotTaken {
+                        why: "the kernel was started without x=1".to_owned(),
+                    },
+                ),
+            ],
+        }];
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_180);
+        let mut output = Vec::new();
+        status(&applies, now, &mut output).expect("written");
+        insta::assert_snapshot!(String::from_utf8(output).expect("text"));
+    }
 }
