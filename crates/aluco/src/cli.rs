@@ -3,6 +3,7 @@
 mod bench_shorts;
 mod cache;
 mod doctor;
+mod machine;
 mod mem;
 mod overrides;
 mod tune;
@@ -17,6 +18,7 @@ pub(crate) use bench_shorts::expand;
 pub(crate) use cache::{
     CacheAction, CacheArgs, CacheLsArgs, CachePinArgs, CacheRmArgs, CacheStatArgs, CacheVerifyArgs,
 };
+pub(crate) use machine::{MachineAction, MachineArgs, MachineBenchArgs, MachineCaptureArgs};
 pub(crate) use mem::MemArgs;
 pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
 pub(crate) use tune::{
@@ -82,6 +84,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Change the machine's settings for local AI, and take the changes back
     Tune(TuneArgs),
+    /// Show what this machine is
+    Machine(MachineArgs),
     /// Show the configuration and where each value came from
     Config(ConfigArgs),
     /// Write a completion script for a shell
@@ -112,7 +116,13 @@ impl Command {
             Self::Rm(args) => &args.overrides.given,
             Self::Cache(args) => args.given(),
             Self::Bench(args) => &args.overrides.given,
-            Self::Doctor(_) | Self::Tune(_) | Self::Config(_) | Self::Completions(_) | Self::Man(_) | Self::Version(_) => &[],
+            Self::Doctor(_)
+            | Self::Tune(_)
+            | Self::Machine(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Version(_) => &[],
         }
     }
 }

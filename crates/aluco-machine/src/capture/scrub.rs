@@ -53,7 +53,7 @@ patterns! {
     MAIL = r"[\w.+-]+@[\w-]+\.[\w.-]+";
     IPV4 = r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b";
     IPV6 = r"(?i)\b[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?|\b(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\b";
-    URL_HOST = r#"://[^/\s"':]+"#;
+    URL_HOST = r#"://(?:\[[^\]\s]*\]|[^/\s"':\[]+)"#;
 }
 
 /// Replaces what would tell whose machine this is.
@@ -194,6 +194,7 @@ mod tests {
             ("x=fe80::1c2d:3e4f", "x=2001:db8::1"),
             ("x=2001:db8:1:2:3:4:5:6", "x=2001:db8::1"),
             ("http://box.example.org/v1", "http://host/v1"),
+            ("http://[fe80::1]:80/v1", "http://host:80/v1"),
             ("http://localhost:1/", "http://localhost:1/"),
         ] {
             assert_eq!(scrub.free(text), expected);

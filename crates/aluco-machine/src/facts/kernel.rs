@@ -58,7 +58,12 @@ impl Kernel {
             release: read::line(root, path),
             version: read::parsed(root, path, "the release of a kernel", KernelVersion::parse),
             arguments: match root.text("/proc/cmdline") {
-                Ok(text) => Known::value(arguments(&text), "/proc/cmdline"),
+                // What comes after two dashes is for the first process.
+                Ok(text) => {
+                    let words = arguments(&text).into_iter();
+                    let own = words.take_while(|word| word != "--").collect();
+                    Known::value(own, "/proc/cmdline")
+                }
                 Err(error) => error.into(),
             },
             architecture: if root.is_live() {

@@ -55,6 +55,10 @@ impl Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, detail, .. } = self;
         match self.because {
+            Because::Absent if !what.starts_with('/') => {
+                let program = what.split(' ').next().unwrap_or(what);
+                write!(f, "{program} is not installed")?;
+            }
             Because::Absent => write!(f, "no {what}")?,
             Because::Permission => write!(f, "{what} is not readable by this user")?,
             Because::Loop => write!(f, "the links of {what} lead in a circle")?,

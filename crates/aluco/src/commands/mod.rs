@@ -9,6 +9,7 @@ mod documents;
 mod import;
 mod list;
 mod load;
+mod machine;
 mod mem;
 mod operate;
 mod ps;
@@ -67,6 +68,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Bench(args) => bench::run(args, &config),
         Command::Doctor(args) => doctor::run(args, &config),
         Command::Tune(args) => tune::run(args),
+        Command::Machine(args) => machine::run(args, &config),
         Command::Config(args) => config::run(args, &config),
         Command::Version(args) => version::run(args, &config),
         Command::Completions(args) => documents::completions(args),
