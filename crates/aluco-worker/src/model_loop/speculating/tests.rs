@@ -90,6 +90,8 @@ fn start(request: u64, choices: u32, tokens_max: u32, temperature: f32) -> Start
         logprobs: None,
         client: String::new(),
         namespace: String::new(),
+        resume: Vec::new(),
+        tells_prompt: false,
         fetched: Fetched::default(),
         arrived: Instant::now(),
     }
