@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 use serde::Deserialize;
 
 use super::{
+    expression::Expression,
     rule::{Condition, Rule},
     table::{TableFile, Tables},
     template::Template,
@@ -113,11 +114,7 @@ impl Catalogue {
                 ));
             }
         }
-        for name in rule
-            .expressions()
-            .into_iter()
-            .flat_map(|each| each.tables())
-        {
+        for name in rule.expressions().into_iter().flat_map(Expression::tables) {
             if !self.tables.contains(&name) {
                 return Err(format!("no table is called {name:?}"));
             }

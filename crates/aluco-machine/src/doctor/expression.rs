@@ -161,7 +161,9 @@ impl Expression {
         match self {
             Self::Literal(_) | Self::Path(_) => {}
             Self::List(items) | Self::Call(_, items) => {
-                items.iter().for_each(|item| item.visit(see));
+                for item in items {
+                    item.visit(see);
+                }
             }
             Self::Not(inner) | Self::Matches(inner, _) => inner.visit(see),
             Self::And(left, right)

@@ -47,12 +47,10 @@ impl FixAction {
                 ],
             ),
             Self::RemoveModuleOption { module, option } => {
-                let options = facts.modules.options.get().into_iter().flatten();
+                let mut options = facts.modules.options.get().into_iter().flatten();
                 let file = options
-                    .filter(|each| &each.module == module && &each.name == option)
-                    .map(|each| each.file.as_str())
-                    .next_back()
-                    .unwrap_or("/etc/modprobe.d/*.conf");
+                    .rfind(|each| &each.module == module && &each.name == option)
+                    .map_or("/etc/modprobe.d/*.conf", |each| each.file.as_str());
                 (
                     format!("remove {option} of the module {module} from {file}"),
                     vec![
@@ -119,9 +117,7 @@ impl FixAction {
             Self::BiosSetting { setting, value } => {
                 (format!("in the BIOS, {setting}: {value}"), Vec::new())
             }
-            Self::Manual { text, commands } => {
-                (in_a_list(text), commands.clone())
-            }
+            Self::Manual { text, commands } => (in_a_list(text), commands.clone()),
         };
         let by_host = !matches!(
             self,
@@ -148,7 +144,10 @@ impl FixAction {
 fn in_a_list(sentence: &str) -> String {
     let sentence = sentence.trim_end_matches('.');
     let first = sentence.split_whitespace().next().unwrap_or_default();
-    let is_word = first.chars().skip(1).all(|letter| letter.is_ascii_lowercase());
+    let is_word = first
+        .chars()
+        .skip(1)
+        .all(|letter| letter.is_ascii_lowercase());
     if !is_word {
         return sentence.to_owned();
     }
@@ -168,14 +167,13 @@ fn argument(name: &str, value: Option<&str>) -> String {
 
 /// The argument of this name as the kernel was given it.
 fn present_argument(facts: &Facts, name: &str) -> String {
-    let arguments = facts.kernel.arguments.get().into_iter().flatten();
+    let mut arguments = facts.kernel.arguments.get().into_iter().flatten();
     arguments
-        .filter(|argument| {
+        .rfind(|argument| {
             argument
                 .strip_prefix(name)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
         })
-        .next_back()
         .cloned()
         .unwrap_or_else(|| name.to_owned())
 }

@@ -57,7 +57,7 @@ impl TryFrom<String> for Template {
         }
         plain.push_str(rest);
         parts.push(Part::Text(plain));
-        Ok(Self { parts, text })
+        Ok(Self { text, parts })
     }
 }
 

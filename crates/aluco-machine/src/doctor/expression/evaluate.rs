@@ -357,7 +357,7 @@ fn descend(value: Value, fields: &[String]) -> Operand {
     for field in fields {
         value = match value {
             Value::None => Value::None,
-            Value::Record(mut record) => record.remove(field).unwrap_or_else(|| Ok(Value::None))?,
+            Value::Record(mut record) => record.remove(field).unwrap_or(Ok(Value::None))?,
             other => {
                 return Err(mismatch(format!("{} has no field {field:?}", other.kind())));
             }
