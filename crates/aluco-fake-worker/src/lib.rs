@@ -20,4 +20,4 @@ mod text;
 
 pub use binary::{binary, install};
 pub use script::{Crash, Hang, Persona, Script};
-pub use session::serve;
+pub use session::{answer_estimates, serve};

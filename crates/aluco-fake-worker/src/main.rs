@@ -1,4 +1,4 @@
-//! `aluco-fake-worker probe|serve`, as `aluco-worker`.
+//! `aluco-fake-worker probe|serve|estimate`, as `aluco-worker`.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use aluco_fake_worker::{Persona, serve};
+use aluco_fake_worker::{Persona, answer_estimates, serve};
 
 fn main() -> ExitCode {
     match run() {
@@ -47,8 +47,13 @@ fn run() -> io::Result<ExitCode> {
             serve(UnixStream::from(socket), &persona)?;
             Ok(ExitCode::SUCCESS)
         }
+        Some("estimate") => {
+            let path = std::env::args().nth(2).unwrap_or_default();
+            answer_estimates(path.as_ref(), io::stdin().lock(), io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
         _ => {
-            eprintln!("usage: aluco-fake-worker probe|serve");
+            eprintln!("usage: aluco-fake-worker probe|serve|estimate FILE");
             Ok(ExitCode::from(2))
         }
     }

@@ -41,6 +41,10 @@ pub struct Script {
     pub dropped_tokens: u32,
     /// Context, unless the load asks for another.
     pub context_tokens: u32,
+    /// Claimed bytes of weights, in the CPU's memory.
+    pub weights_bytes: u64,
+    /// The same before the load, when it is asked what the model would take. `None`: `weights_bytes`.
+    pub weights_bytes_predicted: Option<u64>,
     /// Time that a load takes, in milliseconds, with ten `Loading` events on the way.
     pub load_ms: u64,
     /// The load fails with this message.
@@ -66,7 +70,7 @@ pub struct Script {
     /// What stands still.
     pub hang: Hang,
     /// A file to which a line is appended for each command about this model and each end of a generation, such as `load`,
-    /// `generate 3`, `cancel 3`, `finished 3`, `unload`.
+    /// `generate 3`, `cancel 3`, `finished 3`, `cache 1000` (a budget for stored prompts), `unload`.
     pub journal: Option<PathBuf>,
     /// A file to which what was asked for is appended, one JSON object a line: `{"load": LoadOptions}` for each load,
     /// `{"generate": GenerationSpec}` for each generation.
@@ -89,6 +93,8 @@ impl Default for Script {
             accepted_tokens: 0,
             dropped_tokens: 0,
             context_tokens: 4096,
+            weights_bytes: 4_000,
+            weights_bytes_predicted: None,
             load_ms: 0,
             load_error: None,
             crash_on_load: false,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
     sync::{
@@ -14,9 +14,9 @@ use std::{
 };
 
 use aluco_proto::{
-    BenchReport, BenchSpec, BenchTestResult, Command, DeviceMemory, Event, Failure, FailureKind,
-    GenerationEvent, GenerationSpec, LoadOptions, LoadedModel, ModelActivity, ModelHandle,
-    PROTOCOL_VERSION, RequestId, Resume, WorkerStatus, read_frame, write_frame,
+    BenchReport, BenchSpec, BenchTestResult, CacheActivity, Command, DeviceMemory, Event, Failure,
+    FailureKind, GenerationEvent, GenerationSpec, LoadOptions, LoadedModel, ModelActivity,
+    ModelHandle, PROTOCOL_VERSION, RequestId, Resume, WorkerStatus, read_frame, write_frame,
 };
 
 use crate::{
@@ -75,6 +75,9 @@ pub(crate) struct Model {
     pub(crate) loaded: LoadedModel,
     pub(crate) counters: Counters,
     is_gone: AtomicBool,
+    /// What its stored prompts take, and may take.
+    cache_bytes: AtomicU64,
+    cache_bytes_max: AtomicU64,
     running: Mutex<Vec<(RequestId, Arc<Cancel>)>>,
     sequences: Sequences,
 }
@@ -269,11 +272,29 @@ impl Worker {
             Command::Estimate {
                 request,
                 path,
-                options,
+                options: _,
             } => match read_script(&path) {
                 Ok(script) => {
-                    let memory = Model::new(ModelHandle(0), script, &options).loaded.memory;
+                    let memory = predicted(&script);
                     self.send(&Event::Estimated { request, memory });
+                }
+                Err(failure) => self.failed(request, failure),
+            },
+            Command::SetCacheBudget {
+                request,
+                model,
+                ram_bytes,
+            } => match self.model(model) {
+                Ok(resident) => {
+                    resident.note(&format!("cache {ram_bytes}"));
+                    let held = resident.cache_bytes.fetch_min(ram_bytes, Ordering::Relaxed);
+                    resident.cache_bytes_max.store(ram_bytes, Ordering::Relaxed);
+                    self.send(&Event::CacheBudget {
+                        request,
+                        model,
+                        ram_bytes: held.min(ram_bytes),
+                        ram_bytes_max: ram_bytes,
+                    });
                 }
                 Err(failure) => self.failed(request, failure),
             },
@@ -438,7 +459,7 @@ impl Model {
             architecture: "fake".to_owned(),
             description: "fake 0B".to_owned(),
             parameters: 1_000,
-            weights_bytes: 4_000,
+            weights_bytes: script.weights_bytes,
             context_train_tokens: 8192,
             context_tokens: options.context_tokens.unwrap_or(script.context_tokens),
             sequences_max: options.sequences_max,
@@ -449,10 +470,13 @@ impl Model {
             has_chat_template: true,
             recurrent: false,
             load_ms: script.load_ms as f64,
-            memory: memory(),
+            memory: memory(script.weights_bytes),
         };
+        let cache_bytes_max = options.cache.ram_bytes.unwrap_or(u64::MAX);
         Self {
             handle,
+            cache_bytes: AtomicU64::new(script.cache_activity.ram_bytes.min(cache_bytes_max)),
+            cache_bytes_max: AtomicU64::new(cache_bytes_max),
             counters: Counters::default(),
             is_gone: AtomicBool::new(false),
             running: Mutex::default(),
@@ -479,10 +503,18 @@ impl Model {
             requests_waiting: requests - running,
             cells_used: 0,
             cells_total: self.loaded.context_tokens,
-            cache: self.script.cache_activity.clone(),
+            cache: self.cache(),
             prefill_tokens: self.counters.prefill_tokens.load(Ordering::Relaxed),
             decode_tokens: self.counters.decode_tokens.load(Ordering::Relaxed),
-            memory: memory(),
+            memory: self.loaded.memory.clone(),
+        }
+    }
+
+    fn cache(&self) -> CacheActivity {
+        CacheActivity {
+            ram_bytes: self.cache_bytes.load(Ordering::Relaxed),
+            ram_bytes_max: self.cache_bytes_max.load(Ordering::Relaxed),
+            ..self.script.cache_activity.clone()
         }
     }
 }
@@ -511,11 +543,30 @@ impl Sequences {
     }
 }
 
-fn memory() -> Vec<DeviceMemory> {
+/// What a load would take, one line of JSON for each line of load options.
+pub fn answer_estimates(
+    path: &Path,
+    questions: impl BufRead,
+    mut answers: impl Write,
+) -> io::Result<()> {
+    for question in questions.lines() {
+        let _: LoadOptions = serde_json::from_str(&question?)?;
+        let answer = serde_json::to_string(&predicted(&Script::read(path)?))?;
+        writeln!(answers, "{answer}")?;
+    }
+    Ok(())
+}
+
+fn predicted(script: &Script) -> Vec<DeviceMemory> {
+    let weights_bytes = script.weights_bytes_predicted;
+    memory(weights_bytes.unwrap_or(script.weights_bytes))
+}
+
+fn memory(weights_bytes: u64) -> Vec<DeviceMemory> {
     vec![DeviceMemory {
         device: "CPU".to_owned(),
         description: "pretended CPU".to_owned(),
-        weights_bytes: 4_000,
+        weights_bytes,
         context_bytes: 2_000,
         compute_bytes: 1_000,
         free_bytes: Some(1 << 33),

@@ -241,6 +241,7 @@ impl Connection {
                 | Event::Tokens { .. }
                 | Event::Text { .. }
                 | Event::Estimated { .. }
+                | Event::CacheBudget { .. }
                 | Event::Failed { .. } => {}
             }
         }
@@ -279,6 +280,7 @@ impl Connection {
             | Event::Tokens { request, .. }
             | Event::Text { request, .. }
             | Event::Estimated { request, .. }
+            | Event::CacheBudget { request, .. }
             | Event::Bench { request, .. }
             | Event::Status { request, .. } => {
                 let route = self.routes().by_request.remove(&request);

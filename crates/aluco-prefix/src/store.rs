@@ -326,6 +326,17 @@ impl Store {
         self.jobs.is_none() || wait.recv_timeout(patience).is_ok()
     }
 
+    /// Allows other bytes in memory than before. What is beyond them is dropped, by value, and of what lies on disk too first; with `patience` so
+    /// much of the rest is written there before as that time allows.
+    pub fn resize(&self, ram_bytes: u64, patience: Duration) {
+        if self.tree().ram_bytes() > ram_bytes && !patience.is_zero() {
+            self.flush(patience);
+        }
+        self.tree().resize(ram_bytes);
+        // One at a time, so that who needs a prompt meanwhile does not wait for all.
+        while self.tree().shed() {}
+    }
+
     /// What it holds.
     pub fn status(&self) -> StoreStatus {
         let disk = self.shared.disk.as_ref();

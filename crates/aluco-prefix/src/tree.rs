@@ -5,6 +5,7 @@
 mod following;
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -546,32 +547,54 @@ impl Tree {
         }
     }
 
-    /// Drops the payload of least value from memory, if it is worth no more than `priority`. Only of nodes without children in memory:
-    /// a child is of no use without its parent.
+    /// Drops the payload of least value from memory, if it is worth no more than `priority`.
     fn evict_one(&mut self, keep: &HashSet<Key>, priority: f64) -> bool {
         let least = self
-            .nodes
-            .values()
-            .filter(|node| {
-                node.payload.is_some() && !node.pinned && !keep.contains(&node.entry.key)
-            })
-            .filter(|node| {
-                let mut children = node.children.iter().filter_map(|key| self.nodes.get(key));
-                !children.any(|child| child.payload.is_some())
-            })
-            .min_by(|a, b| {
-                let order = a.priority.total_cmp(&b.priority);
-                order
-                    .then(a.used_at.cmp(&b.used_at))
-                    .then(b.entry.begin.cmp(&a.entry.begin))
-            });
+            .droppable()
+            .filter(|node| !node.pinned && !keep.contains(&node.entry.key))
+            .min_by(|a, b| by_value(a, b));
         let Some(key) = least
             .filter(|node| node.priority <= priority)
             .map(|node| node.entry.key)
         else {
             return false;
         };
-        if let Some(node) = self.nodes.get_mut(&key) {
+        self.drop_payload(&key);
+        true
+    }
+
+    /// Allows other bytes in memory than before. [`Self::shed`] has to bring about that they are kept to.
+    pub fn resize(&mut self, ram_bytes_max: u64) {
+        self.ram_bytes_max = ram_bytes_max;
+    }
+
+    /// Drops one payload if more lies in memory than is allowed: first of all of those that lie on disk too, since they cost a read. False if
+    /// nothing has to go any more.
+    pub fn shed(&mut self) -> bool {
+        if self.ram_bytes <= self.ram_bytes_max {
+            return false;
+        }
+        let least = self.droppable().min_by(|a, b| {
+            let order = b.on_disk.cmp(&a.on_disk).then(a.pinned.cmp(&b.pinned));
+            order.then(by_value(a, b))
+        });
+        let Some(key) = least.map(|node| node.entry.key) else {
+            return false;
+        };
+        self.drop_payload(&key);
+        true
+    }
+
+    /// Nodes in memory without children there: a child is of no use without its parent.
+    fn droppable(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| {
+            let mut children = node.children.iter().filter_map(|key| self.nodes.get(key));
+            node.payload.is_some() && !children.any(|child| child.payload.is_some())
+        })
+    }
+
+    fn drop_payload(&mut self, key: &Key) {
+        if let Some(node) = self.nodes.get_mut(key) {
             // Side requests that push each other out do not age the conversations.
             if node.origin != Origin::Side {
                 self.inflation = self.inflation.max(node.priority);
@@ -583,7 +606,6 @@ impl Tree {
             }
         }
         self.prune_ghosts();
-        true
     }
 
     fn prune_ghosts(&mut self) {
@@ -640,6 +662,14 @@ fn priority(inflation: f64, node: &Node) -> f64 {
     };
     let tokens = node.entry.tokens.len() as f64;
     inflation + weight * tokens / (node.ram_bytes().max(1) as f64)
+}
+
+/// What is worth least first; of equals what was used least lately, then the ends.
+fn by_value(a: &Node, b: &Node) -> Ordering {
+    let order = a.priority.total_cmp(&b.priority);
+    order
+        .then(a.used_at.cmp(&b.used_at))
+        .then(b.entry.begin.cmp(&a.entry.begin))
 }
 
 fn common_length(a: &[Token], b: &[Token]) -> usize {

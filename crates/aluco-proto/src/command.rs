@@ -101,6 +101,16 @@ pub enum Command {
         /// How it would be loaded.
         options: LoadOptions,
     },
+    /// Change how many bytes of memory the stored prompts of a model may take. What is beyond them is dropped, and the memory given back to
+    /// the system. Answered by `CacheBudget` when that is done, or `Failed`.
+    SetCacheBudget {
+        /// Names this request.
+        request: RequestId,
+        /// Whose prompts.
+        model: ModelHandle,
+        /// Most bytes from now on.
+        ram_bytes: u64,
+    },
     /// Heartbeat. Answered by `Pong` at once, also while models compute.
     Ping {
         /// Comes back in the answer.

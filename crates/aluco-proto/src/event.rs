@@ -78,6 +78,17 @@ pub enum Event {
         /// What a load would take, by device, as llama.cpp would account for it.
         memory: Vec<DeviceMemory>,
     },
+    /// Answer to `SetCacheBudget`.
+    CacheBudget {
+        /// The change.
+        request: RequestId,
+        /// Whose prompts.
+        model: ModelHandle,
+        /// Bytes of memory that they take now.
+        ram_bytes: u64,
+        /// Most bytes that they may take; 0 for a model that was loaded without a store.
+        ram_bytes_max: u64,
+    },
     /// A request other than a generation ended in an error.
     Failed {
         /// The request.

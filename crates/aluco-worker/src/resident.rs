@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aluco_prefix::Fetched;
+use aluco_prefix::{Fetched, Store, StoreStatus};
 use aluco_proto::{
     ChatPrompt, Event, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec,
     LoadOptions, LoadedModel, ModelActivity, ModelHandle, Prompt, RequestId, Resume, ResumeChoice,
@@ -22,7 +22,10 @@ use aluco_proto::{
 };
 
 use crate::{
-    ffi::{ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions},
+    ffi::{
+        ChatTemplates, Context, ContextOptions, Engine, EngineError, Model, ModelOptions,
+        give_back_freed_memory,
+    },
     governor::Governor,
     intake::Intake,
     keeping,
@@ -46,6 +49,9 @@ const STOP_BYTES_MAX: usize = 4096;
 /// llama.cpp splits text by `std::regex`, which recurses once per character in runs of like ones, with up to 210 bytes of stack each
 /// (measured with the pre-tokenizers gpt-4o, tekken and falcon). The memory is reserved and not used until it is needed.
 const TOKENIZER_STACK_BYTES: usize = 1 << 30;
+
+/// How long prompts that are dropped from memory may be written to disk first.
+const SHRINK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a model's first thread is told.
 #[derive(Debug)]
@@ -78,6 +84,8 @@ pub struct Resident {
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     activity: Arc<Activity>,
     loaded: Arc<OnceLock<LoadedModel>>,
+    /// Its prompts, once it is loaded, if they are stored.
+    store: Arc<Mutex<Option<Store>>>,
     model: ModelHandle,
 }
 
@@ -108,12 +116,14 @@ impl Resident {
         let activity = Arc::new(Activity::default());
         let loaded = Arc::new(OnceLock::new());
         let intake = Arc::new(Intake::default());
+        let store = Arc::new(Mutex::new(None));
         let is_abandoned = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new()
             .name(format!("model {model}"))
             .stack_size(TOKENIZER_STACK_BYTES)
             .spawn({
                 let (activity, loaded) = (activity.clone(), loaded.clone());
+                let shown_store = store.clone();
                 let (intake, is_abandoned) = (intake.clone(), is_abandoned.clone());
                 move || {
                     let result = {
@@ -123,6 +133,8 @@ impl Resident {
                     match result {
                         Ok(parts) => {
                             let _ = loaded.set(parts.info.clone());
+                            *shown_store.lock().unwrap_or_else(PoisonError::into_inner) =
+                                parts.tools.store.clone();
                             outbox.send(&Event::Loaded {
                                 request,
                                 model: Box::new(parts.info.clone()),
@@ -147,6 +159,7 @@ impl Resident {
             thread: Mutex::new(Some(thread)),
             activity,
             loaded,
+            store,
             model,
         }
     }
@@ -176,9 +189,29 @@ impl Resident {
         )
     }
 
+    /// Allows its stored prompts so many bytes of memory, and tells what they take afterwards; nothing if none are stored. May take seconds.
+    pub fn set_cache_budget(&self, ram_bytes: u64) -> StoreStatus {
+        // An unload does not wait for this.
+        let store = self
+            .store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(store) = store else {
+            return StoreStatus::default();
+        };
+        store.resize(ram_bytes, SHRINK_PATIENCE);
+        give_back_freed_memory();
+        store.status()
+    }
+
     /// Ends what runs and frees the memory; comes back when it is free.
     pub fn unload(&self) {
         self.is_abandoned.store(true, Ordering::Relaxed);
+        self.store
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(
             self.commands
                 .lock()
@@ -193,6 +226,7 @@ impl Resident {
         {
             let _ = thread.join();
         }
+        give_back_freed_memory();
     }
 }
 

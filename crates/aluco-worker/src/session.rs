@@ -182,6 +182,26 @@ pub fn serve(stream: UnixStream) -> anyhow::Result<()> {
                     estimate::run(engine, request, &path, &options, &outbox, &pulse);
                 });
             }
+            Command::SetCacheBudget {
+                request,
+                model,
+                ram_bytes,
+            } => {
+                let (outbox, resident) = (outbox.clone(), resident(model));
+                // Prompts may have to be written to disk first.
+                thread::spawn(move || match resident {
+                    Some(resident) => {
+                        let status = resident.set_cache_budget(ram_bytes);
+                        outbox.send(&Event::CacheBudget {
+                            request,
+                            model,
+                            ram_bytes: status.ram_bytes,
+                            ram_bytes_max: status.ram_bytes_max,
+                        });
+                    }
+                    None => outbox.failed(request, not_loaded(model)),
+                });
+            }
             Command::Ping { sequence } => outbox.send(&Event::Pong {
                 sequence,
                 steps: pulse.steps(),

@@ -65,6 +65,23 @@ fn check(found: &Found, tokens: &[Token], tier: Tier) {
 }
 
 #[test]
+fn what_a_smaller_budget_drops_is_written_to_disk_first() {
+    let root = tempfile::tempdir().unwrap();
+    let conversation = tokens(10, 1);
+    let store = open(options(root.path(), 1 << 20));
+    keep(&store, &conversation, Origin::New);
+    assert_eq!(store.status().ram_bytes, 3000);
+    store.resize(0, PATIENCE);
+    let status = store.status();
+    assert_eq!((status.ram_bytes, status.ram_bytes_max), (0, 0));
+    let fetched = store.fetch("", &conversation);
+    let found = store.find("", &conversation, &fetched);
+    assert_eq!(found.tokens, 10);
+    check(&found, &conversation, Tier::Disk);
+    assert_eq!(store.status().ram_bytes, 0);
+}
+
+#[test]
 fn a_conversation_that_came_back_is_there_after_a_restart() {
     let root = tempfile::tempdir().unwrap();
     let conversation = tokens(10, 1);

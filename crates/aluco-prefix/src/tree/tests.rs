@@ -38,6 +38,34 @@ fn sequence(length: usize, seed: Token) -> Vec<Token> {
 }
 
 #[test]
+fn a_smaller_budget_first_costs_what_lies_on_disk_too() {
+    let mut tree = Tree::new(BLOCK, Cut::Anywhere, 10_000);
+    let (read_again, computed_again) = (sequence(8, 1), sequence(8, 1000));
+    assert!(store(&mut tree, &read_again, false, Origin::Returning));
+    assert!(store(&mut tree, &computed_again, false, Origin::New));
+    for end in [BLOCK, 2 * BLOCK] {
+        let entry = tree.entry(&root(), &read_again[..end], Kind::Block);
+        tree.written(&entry.key);
+    }
+    tree.resize(200);
+    while tree.shed() {}
+    assert_eq!((tree.ram_bytes(), tree.ram_bytes_max()), (200, 200));
+    let in_memory = |tree: &Tree, tokens: &[Token]| tree.find(&root(), tokens, |_| false).tokens;
+    assert_eq!(in_memory(&tree, &read_again), 0);
+    assert_eq!(in_memory(&tree, &computed_again), 8);
+    assert_eq!(find(&tree, &root(), &read_again).tokens, 8);
+    tree.resize(100);
+    while tree.shed() {}
+    assert_eq!(in_memory(&tree, &computed_again), 4);
+    tree.resize(0);
+    while tree.shed() {}
+    assert_eq!(tree.ram_bytes(), 0);
+    assert!(!store(&mut tree, &computed_again, false, Origin::New));
+    tree.resize(10_000);
+    assert!(store(&mut tree, &computed_again, false, Origin::New));
+}
+
+#[test]
 fn a_prompt_is_served_up_to_any_token() {
     let mut tree = Tree::new(BLOCK, Cut::Anywhere, 10_000);
     let tokens = sequence(11, 1);

@@ -231,3 +231,12 @@ unsafe extern "C" {
     fn aluco_build_number() -> i32;
     fn aluco_build_commit() -> *const c_char;
 }
+
+/// Gives memory that was freed back to the system, as far as the C library keeps it for later. Takes milliseconds.
+pub fn give_back_freed_memory() {
+    // SAFETY: it may be called at any time and from any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -11,7 +11,7 @@ mod context;
 mod model;
 mod speed;
 
-pub use backend::{CpuBuild, Device, Engine, EngineBuild};
+pub use backend::{CpuBuild, Device, Engine, EngineBuild, give_back_freed_memory};
 pub use chat::{ChatTemplates, RenderedChat};
 pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
