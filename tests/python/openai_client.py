@@ -40,6 +40,20 @@ def chat_streamed(whole):
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def chat_resumed(whole):
+    """A client of this package reads a part; what it missed is fetched by the stream's id, in the same form."""
+    stream = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_tokens=16, stream=True, extra_headers={"x-aluco-resumable": "true"}
+    )
+    text = "".join(next(stream).choices[0].delta.content or "" for _ in range(4))
+    identity = stream.response.headers["x-aluco-stream-id"]
+    stream.close()
+    path = f"{os.environ['ALUCO_URL']}/aluco/v1/streams/{identity}"
+    rest = client.get(path, cast_to=object, options={"headers": {"last-event-id": "4"}}, stream=True, stream_cls=openai.Stream[object])
+    text += "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in rest)
+    assert text == whole, (text, whole)
+
+
 def choices_stops_and_seeds():
     arguments = dict(model=MODEL, messages=QUESTION, temperature=1.2, max_tokens=12, n=2, seed=11)
     first, second = (client.chat.completions.create(**arguments) for _ in range(2))
@@ -119,6 +133,7 @@ def main():
     choices_stops_and_seeds()
     log_probabilities()
     plain_completions()
+    chat_resumed(whole)
     models()
     errors()
     asyncio.run(side_by_side())
