@@ -41,6 +41,8 @@ pub struct Stream {
     pub text: TextStream,
     /// Bytes of text that are still to be decoded again and were sent by another worker.
     pub sent_bytes: usize,
+    /// What another worker generated of it is computed token by token, as that one did, so that logits come out the same to the last bit.
+    pub is_retraced: bool,
     /// Where its drafts come from.
     pub lookup: Lookup,
 }
@@ -196,6 +198,7 @@ impl Stream {
         self.promised_tokens = 0;
         self.checkpoints.clear();
         self.kept_tokens = 0;
+        self.is_retraced = false;
         self.lookup.release();
         self.sequence.take()
     }
@@ -227,6 +230,7 @@ mod tests {
             finished: false,
             text: TextStream::new(stops.clone()),
             sent_bytes: 0,
+            is_retraced: false,
             lookup: Lookup::default(),
         };
         (stream, stops)

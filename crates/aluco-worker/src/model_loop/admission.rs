@@ -30,6 +30,9 @@ const END_TOKENS: u32 = 512;
 /// Nearer to what is computed already, a state is not worth keeping.
 const BORDER_TOKENS_MIN: u32 = 32;
 
+/// A reply of another worker that is longer is computed at once and not token by token: sooner, and with other last bits of logits.
+const RETRACED_TOKENS_MAX: usize = 256;
+
 /// What became of a waiting stream.
 enum Admission {
     Admitted,
@@ -63,6 +66,7 @@ impl ModelLoop {
                 finished: false,
                 text: TextStream::new(stop.clone()),
                 sent_bytes: 0,
+                is_retraced: false,
                 lookup: Lookup::default(),
             };
             let resumed = start.resume.get(choice as usize);
@@ -121,6 +125,7 @@ impl ModelLoop {
         }
         let model = self.context.model();
         let bytes = |token| model.token_bytes(token, false);
+        stream.is_retraced = resumed.tokens.len() <= RETRACED_TOKENS_MAX;
         let (text, finished) =
             stream.replay(&resumed.tokens, resumed.text_bytes, bytes, stop, bounds);
         let choice = stream.choice;

@@ -64,7 +64,9 @@ impl ModelLoop {
         let Some(speculation) = &self.speculation else {
             return drafts;
         };
-        let all_decode = needs.iter().all(|need| matches!(need, Need::Decode { .. }));
+        let all_decode = needs.iter().all(|need| matches!(need, Need::Decode { .. }))
+            // One that is retraced has its next tokens already.
+            && self.running.iter().all(|stream| stream.pending_tokens() == 1);
         if !all_decode || needs.len() > STREAMS_MAX as usize {
             return drafts;
         }

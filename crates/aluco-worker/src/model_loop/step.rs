@@ -155,12 +155,18 @@ impl ModelLoop {
     /// What a running stream has to compute next.
     fn need(&self, stream: &Stream) -> Need {
         // A stream that was computed before and lost its cells has many tokens to compute, and is a prefill again.
-        if stream.pending_tokens() == 1 && stream.generated_tokens() > 0 {
+        let is_past_prompt = stream.computed_tokens >= stream.prompt_tokens;
+        let is_retraced = stream.is_retraced && is_past_prompt;
+        if (stream.pending_tokens() == 1 || is_retraced) && stream.generated_tokens() > 0 {
             return Need::Decode { rows: 1 };
         }
         let generation = &self.generations[&stream.request];
         Need::Prefill {
-            left: stream.pending_tokens(),
+            left: if stream.is_retraced && stream.generated_tokens() > 0 {
+                stream.prompt_tokens - stream.computed_tokens
+            } else {
+                stream.pending_tokens()
+            },
             until_border: stream.until_border().unwrap_or(u32::MAX),
             client: generation.client.index(),
             // The short ones of a client first: an answer that takes a moment does not wait for one that takes minutes. Each
