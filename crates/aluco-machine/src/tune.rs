@@ -1,7 +1,7 @@
 //! Changes of the machine's settings: shown first, journalled, and taken back byte for byte.
 //!
 //! [`apply`] makes [`Change`]s, which are files and commands. Before each of them the journal below the machine's
-//! `/var/lib/aluco/tune/journal` says what was there; so [`undo`] can put everything back, also after a crash at any moment.
+//! `/var/lib/aluco-tune/journal` says what was there; so [`undo`] can put everything back, also after a crash at any moment.
 //! [`status`] tells whether the running kernel took the values. Everything works below a root folder, so that it can be tried on
 //! a copy of a machine's files.
 

@@ -7,7 +7,7 @@ use super::{
     content::Content,
     disk::{Attributes, Disk},
     error::TuneError,
-    journal::{Beginning, Intent, Journal, Record, Touched, next_path, read_all},
+    journal::{Beginning, Intent, Journal, Record, Touched, next_path},
     runner::{CommandLine, Ran, Runner},
     state_folder::{StateFolder, lock},
     status::boot_id,
@@ -62,7 +62,7 @@ pub fn apply(host: &mut Host<'_>, changes: &[Change]) -> Result<Applied, TuneErr
     }
     let _lock = lock(host.tree)?;
     let folder = StateFolder::find(host.tree)?;
-    let journals = read_all(&folder.host())?;
+    let journals = folder.journals()?;
     if journals.iter().any(Journal::is_unfinished) {
         return Err(TuneError::Unfinished);
     }

@@ -1,6 +1,6 @@
 //! The journal: what was there before each change, on the medium before the change is made.
 //!
-//! One file per apply, `000001.jsonl`, below `/var/lib/aluco/tune/journal`. Each line is a checksum, a space and a [`Record`] as
+//! One file per apply, `000001.jsonl`, below `/var/lib/aluco-tune/journal`. Each line is a checksum, a space and a [`Record`] as
 //! JSON, numbered from 0. A line whose checksum is wrong was torn by a crash while it was written; what it announces has not
 //! been done, so it is dropped, and the number that it had is used again. A number that is missing means that the file was
 //! damaged otherwise, and nothing is done on the strength of it.

@@ -1,4 +1,7 @@
-//! The folder of the journals, `/var/lib/aluco/tune/journal`, which appears and goes as a whole.
+//! The folder of the journals, `/var/lib/aluco-tune/journal`, which appears and goes as a whole.
+//!
+//! It is not below `/var/lib/aluco`, which belongs to the user that the server runs as: whoever can write a journal decides what root
+//! does at the next undo.
 //!
 //! It is made, with its parents that are missing, under another name beside where it will be, and renamed; so there is no moment
 //! at which folders exist of which nobody knows whether they were there before. It goes the same way when the last apply was
@@ -6,7 +9,7 @@
 
 use std::{
     fs,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -15,10 +18,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use super::{
     disk::{Attributes, Disk},
     error::TuneError,
+    journal::{Journal, read_all},
     tree::{Tree, is_absent},
 };
 
-const PATH: &str = "/var/lib/aluco/tune/journal";
+const PATH: &str = "/var/lib/aluco-tune/journal";
 /// Lists the folders that were made for the journals.
 const MADE_FILE: &str = "made-folders.json";
 /// The name under which folders come and go.
@@ -65,6 +69,25 @@ impl<'a> StateFolder<'a> {
         self.tree.host(&self.resolved)
     }
 
+    /// The journals in it, oldest first. One that others than root and this user can write is not trusted.
+    pub(crate) fn journals(&self) -> Result<Vec<Journal>, TuneError> {
+        let host = self.host();
+        let me = rustix::process::geteuid().as_raw();
+        for folder in self.resolved.ancestors().take(2) {
+            let Ok(found) = fs::symlink_metadata(self.tree.host(folder)) else {
+                continue;
+            };
+            if ![0, me].contains(&found.uid()) || found.mode() & 0o022 != 0 {
+                return Err(TuneError::JournalDamaged {
+                    path: folder.to_owned(),
+                    line: 1,
+                    why: "others than root can write it, so it cannot be trusted".to_owned(),
+                });
+            }
+        }
+        read_all(&host)
+    }
+
     /// Makes it if it is not there.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), TuneError> {
         self.sweep(disk)?;
@@ -89,11 +112,8 @@ impl<'a> StateFolder<'a> {
             if at > 0 {
                 inner.push(folder.file_name().unwrap_or_default());
             }
-            let mode = if folder.starts_with("/var/lib/aluco") {
-                0o700
-            } else {
-                0o755
-            };
+            let is_ours = *folder == self.resolved || Some(*folder) == self.resolved.parent();
+            let mode = if is_ours { 0o700 } else { 0o755 };
             disk.create_folder(&inner, mode)
                 .map_err(TuneError::io("make the folder", &inner))?;
         }

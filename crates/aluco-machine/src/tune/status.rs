@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     change::{Action, Change, Check, Effect, FileChange},
     error::TuneError,
-    journal::{Journal, read_all},
+    journal::Journal,
     kernel_arguments::KernelArguments,
     runner::CommandLine,
     state_folder::StateFolder,
@@ -86,7 +86,7 @@ pub enum Verdict {
 /// What became of the changes of all applies, oldest first.
 pub fn status(tree: &Tree) -> Result<Vec<ApplyStatus>, TuneError> {
     let folder = StateFolder::find(tree)?;
-    let journals = read_all(&folder.host())?;
+    let journals = folder.journals()?;
     let mut applies = Vec::new();
     for (at, journal) in journals.iter().enumerate() {
         let Some(beginning) = &journal.beginning else {

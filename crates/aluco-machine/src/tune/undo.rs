@@ -6,7 +6,7 @@ use super::{
     apply::{Host, Progress, passing_path, remove, write},
     change::{Action, CommandChange, FileChange},
     error::TuneError,
-    journal::{Journal, Record, Step, Touched, read_all},
+    journal::{Journal, Record, Step, Touched},
     runner::{CommandLine, Ran},
     state_folder::{StateFolder, lock},
     tree::{FileState, Tree, is_absent},
@@ -37,7 +37,7 @@ pub struct Undone {
 pub fn undo(host: &mut Host<'_>, extent: Extent, force: bool) -> Result<Undone, TuneError> {
     let _lock = lock(host.tree)?;
     let folder = StateFolder::find(host.tree)?;
-    let mut journals = read_all(&folder.host())?;
+    let mut journals = folder.journals()?;
     let mut undone = Undone::default();
     while let Some(mut journal) = journals.pop() {
         // One that was broken off before its first change was no apply.

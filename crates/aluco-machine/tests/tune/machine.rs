@@ -238,14 +238,14 @@ impl<'a> FakeCommands<'a> {
                 self.edit_group(group, |members| members.retain(|name| name != user));
             }
             ["systemctl", "mask", units @ ..] => {
-                for unit in units.iter() {
+                for unit in units {
                     let link = self.root.join("etc/systemd/system").join(unit);
                     fs::create_dir_all(link.parent().expect("a folder")).expect("a folder");
                     symlink("/dev/null", link).expect("a link");
                 }
             }
             ["systemctl", "unmask", units @ ..] => {
-                for unit in units.iter() {
+                for unit in units {
                     let _ = fs::remove_file(self.root.join("etc/systemd/system").join(unit));
                 }
             }

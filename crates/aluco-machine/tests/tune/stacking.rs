@@ -212,3 +212,16 @@ fn a_kernel_argument_waits_for_a_reboot_and_is_then_active_or_not() {
     machine.put("proc/cmdline", "root=/dev/x quiet x=1\n", 0o444);
     assert_eq!(verdict(), Verdict::Active);
 }
+
+#[test]
+fn a_journal_that_others_could_have_written_is_not_trusted() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::new();
+    machine.apply(&machine.changes()).expect("applied");
+    let folder = machine.folder.path().join("var/lib/aluco-tune");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let error = machine.undo(Extent::Last, false).expect_err("refused");
+    assert!(error.to_string().contains("cannot be trusted"), "{error}");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("a mode");
+    machine.undo(Extent::Last, false).expect("undone");
+}
