@@ -111,6 +111,9 @@ pub(crate) fn load(environment: &Environment, files: &Files, flags: &[Given]) ->
     settings.models_folder = environment
         .folder("XDG_DATA_HOME", ".local/share")
         .join("aluco/models");
+    settings.measurements_folder = environment
+        .folder("XDG_DATA_HOME", ".local/share")
+        .join("aluco/measurements");
     settings.hub_cache = environment
         .folder("XDG_CACHE_HOME", ".cache")
         .join("huggingface/hub");

@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     /// Without the folder of the disk tier; see [`Settings::load_options`].
     pub(crate) load: LoadOptions,
     pub(crate) cache_folder: PathBuf,
+    /// Where `aluco machine bench` keeps its reports.
+    pub(crate) measurements_folder: PathBuf,
     pub(crate) cache_isolation: Isolation,
     pub(crate) prompt_rules: Option<PathBuf>,
     pub(crate) backend: Option<Backend>,
@@ -82,6 +84,7 @@ impl Settings {
             hub_token: None,
             load: LoadOptions::default(),
             cache_folder: home.join(".cache/aluco/prefix"),
+            measurements_folder: home.join(".local/share/aluco/measurements"),
             cache_isolation: Isolation::default(),
             prompt_rules: None,
             backend: None,
