@@ -1,9 +1,9 @@
 //! The report as a person reads it: what is wrong, grouped by what it costs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use aluco_machine::{
-    doctor::{Catalogue, Finding, Report, Severity, Unchecked},
+    doctor::{Catalogue, Finding, FixAction, Report, Severity, Unchecked},
     facts::Facts,
 };
 use console::Style;
@@ -62,14 +62,15 @@ pub(super) fn render(
         let tunable = report
             .findings
             .iter()
-            .filter(|finding| finding.fix.iter().any(|action| action.is_tunable()))
+            .filter(|finding| finding.fix.iter().any(FixAction::is_tunable))
             .count();
         let mut advice =
             "`aluco doctor --explain RULE` tells the whole story of a rule.".to_owned();
         if tunable > 0 {
-            advice.push_str(&format!(
+            let _ = write!(
+                advice,
                 " `aluco tune` shows the changes for {tunable} of these as a plan, makes them and can take them back."
-            ));
+            );
         }
         paper.gap();
         paper.paragraph("", &advice, &plain);
@@ -170,16 +171,12 @@ fn write_counts(paper: &mut Paper, report: &Report) {
     }
     text.push('.');
     if !report.not_applicable.is_empty() {
-        text.push_str(&format!(
-            " {} about things that are not here.",
-            plural(report.not_applicable.len(), "rule")
-        ));
+        let count = plural(report.not_applicable.len(), "rule");
+        let _ = write!(text, " {count} about things that are not here.");
     }
     if !report.unchecked.is_empty() {
-        text.push_str(&format!(
-            " {} could not be checked:",
-            plural(report.unchecked.len(), "rule")
-        ));
+        let count = plural(report.unchecked.len(), "rule");
+        let _ = write!(text, " {count} could not be checked:");
     }
     paper.paragraph("", &text, &Style::new());
 }

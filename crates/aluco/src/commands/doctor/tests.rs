@@ -89,7 +89,9 @@ fn nothing_that_a_machine_says_of_itself_reaches_the_terminal_as_a_control() {
         for rule in Catalogue::embedded().rules() {
             text.push_str(&explanation::render(rule, &report, &facts, 80, false));
         }
-        let control = text.chars().find(|letter| letter.is_control() && *letter != '\n');
+        let control = text
+            .chars()
+            .find(|letter| letter.is_control() && *letter != '\n');
         assert_eq!(control, None, "{machine}");
     }
 }
