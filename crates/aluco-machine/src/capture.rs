@@ -70,7 +70,7 @@ pub fn capture(root: &Root, request: &Request, version: &str) -> Bundle {
 fn tells_nothing(path: &str, entry: &Entry) -> bool {
     let in_folder = path
         .rsplit_once('/')
-        .is_some_and(|(folder, _)| folder.ends_with(".d"));
+        .is_some_and(|(folder, _)| folder.strip_suffix(".d").is_some());
     in_folder && matches!(entry, Entry::Text(text) if text.is_empty())
 }
 
@@ -100,11 +100,11 @@ fn entry(seen: &Seen, keep: Keep, scrub: &Scrub) -> Option<Entry> {
     }
     if let Some(bytes) = &seen.bytes {
         return match (keep, std::str::from_utf8(bytes)) {
-            (Keep::Bytes(reduce), _) => Some(hex(&reduce(bytes))),
+            (Keep::Bytes(reduce), _) => Some(Entry::from(&reduce(bytes)[..])),
             (Keep::Text(reduce), Ok(text)) => Some(Entry::Text(scrub.plain(&reduce(text)))),
             (Keep::Free(reduce), Ok(text)) => Some(Entry::Text(scrub.free(&reduce(text)))),
             // What is no text is no fact either, only why there is none.
-            (Keep::Text(_) | Keep::Free(_), Err(_)) => Some(hex(&[0xFF])),
+            (Keep::Text(_) | Keep::Free(_), Err(_)) => Some(Entry::from(&[0xFF][..])),
             (Keep::Node, _) => None,
         };
     }
@@ -132,12 +132,4 @@ fn entry(seen: &Seen, keep: Keep, scrub: &Scrub) -> Option<Entry> {
             ..Special::default()
         })),
     }
-}
-
-fn hex(bytes: &[u8]) -> Entry {
-    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-    Entry::Special(Special {
-        hex: Some(digits.collect()),
-        ..Special::default()
-    })
 }

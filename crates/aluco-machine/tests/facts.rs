@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aluco_machine::{
     facts::{Because, BootLoader, ContainerKind, Fact, Facts, IommuMode, LinkKind, Request, Role},
     fixture,
-    root::{Bundle, Entry, Root, Special},
+    root::{Bundle, Entry, Root},
 };
 use proptest::prelude::*;
 
@@ -334,13 +334,6 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn hex(bytes: &[u8]) -> Entry {
-    Entry::Special(Special {
-        hex: Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        ..Special::default()
-    })
-}
-
 /// The bundle with some files replaced, some cut, some joined.
 fn damaged(name: &str, places: &[(prop::sample::Index, Vec<u8>, u8)]) -> Bundle {
     let mut bundle = fixture::bundle(name);
@@ -354,9 +347,9 @@ fn damaged(name: &str, places: &[(prop::sample::Index, Vec<u8>, u8)]) -> Bundle 
         };
         let cut = usize::from(*how).min(before.len());
         *entry = match how % 3 {
-            0 => hex(bytes),
-            1 => hex(&before[..cut]),
-            _ => hex(&[&before[..cut], &bytes[..], &before[cut..]].concat()),
+            0 => Entry::from(&bytes[..]),
+            1 => Entry::from(&before[..cut]),
+            _ => Entry::from(&[&before[..cut], &bytes[..], &before[cut..]].concat()[..]),
         };
     }
     bundle

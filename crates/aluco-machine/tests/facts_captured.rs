@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aluco_machine::{
     capture::capture,
-    facts::{Facts, LinkKind, Request},
+    facts::{Facts, Known, LinkKind, Request},
     fixture,
     root::{Bundle, Entry, Root, Special},
 };
@@ -30,6 +30,14 @@ const SECRETS: &[&str] = &[
     "acme-corp",
     "8472915364738291",
 ];
+
+/// The letters of a text as hexadecimal digits, as a bundle keeps bytes.
+fn digits(text: &str) -> String {
+    match Entry::from(text.as_bytes()) {
+        Entry::Special(Special { hex: Some(hex), .. }) => hex,
+        other => panic!("{other:?}"),
+    }
+}
 
 fn planted() -> Bundle {
     let mut bundle = fixture::bundle("strix-halo-bad-firmware");
@@ -111,7 +119,7 @@ fn planted() -> Bundle {
     );
     put(
         "/proc/3002/cmdline",
-        "llama-server\0-m\0/home/wilhelmina/acme-corp.gguf\0-ngl\040\0--rpc\0203.0.113.77:50052\0-p\0I am wilhelmina\0",
+        "llama-server\0-m\0/home/wilhelmina/acme-corp.gguf\0-ngl\x0040\0--rpc\x00203.0.113.77:50052\0-p\0I am wilhelmina\0",
     );
     put(
         "/proc/3001/environ",
@@ -143,14 +151,8 @@ fn planted() -> Bundle {
     // The serial number of a memory device, where SMBIOS keeps it.
     let table = "/sys/firmware/dmi/tables/DMI";
     if let Some(Entry::Special(Special { hex: Some(hex), .. })) = bundle.files.get_mut(table) {
-        let part: String = b"H58G66BK8BX068"
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let serial: String = b"S64DNX0T123456"
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let part = digits("H58G66BK8BX068");
+        let serial = digits("S64DNX0T123456");
         *hex = hex.replace(&format!("{part}00"), &format!("{part}00{serial}00"));
         assert!(hex.contains(&serial));
     }
@@ -163,7 +165,7 @@ fn nothing_that_tells_an_owner_comes_out() {
     let text = serde_json::to_string(&written).unwrap();
     let lower = text.to_lowercase();
     for secret in SECRETS {
-        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digits(secret);
         for form in [&secret.to_lowercase(), &hex] {
             if let Some(place) = lower.find(form.as_str()) {
                 let begin = place.saturating_sub(80);
@@ -200,9 +202,9 @@ const MACHINE_ID: &str = "00000000000000000000000000000001";
 
 /// The replay may differ in what was hidden: the names of people's own things.
 fn without_hidden(mut facts: Facts) -> Facts {
-    facts.kernel.arguments = Default::default();
-    facts.processes.hidden = Default::default();
-    facts.access.groups = Default::default();
+    facts.kernel.arguments = Known::default();
+    facts.processes.hidden = Known::default();
+    facts.access.groups = Known::default();
     facts.links = facts.links.map(|links| {
         links
             .into_iter()

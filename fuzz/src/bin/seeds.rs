@@ -34,6 +34,30 @@ fn main() -> io::Result<()> {
     fs::write(gguf.join("aligned"), model.clone().alignment(64).file())?;
     fs::write(gguf.join("model"), model.header())?;
 
+    // Two bytes that choose a file, two with its length, then what it says.
+    let machine = corpus.join("machine_files");
+    fs::create_dir_all(&machine)?;
+    for (name, text) in [
+        ("number", "8182406\n"),
+        ("clocks", "0: 400Mhz \n1: 800Mhz \n2: 1000Mhz *\n"),
+        (
+            "assignments",
+            "export HSA_XNACK=\"1\"\nOLLAMA_HOST=127.0.0.1\n",
+        ),
+        (
+            "options",
+            "options ttm pages_limit=1 \\\n page_pool_size=2\n",
+        ),
+    ] {
+        let mut bytes = Vec::new();
+        for file in 0..=255_u16 {
+            bytes.extend(file.to_le_bytes());
+            bytes.extend((text.len() as u16).to_le_bytes());
+            bytes.extend(text.bytes());
+        }
+        fs::write(machine.join(name), bytes)?;
+    }
+
     let entries = corpus.join("prefix_entry");
     fs::create_dir_all(&entries)?;
     let parent = Key::root(&Fingerprint::of([]), "");

@@ -208,6 +208,9 @@ pub(super) fn keeps_name(folder: &str, name: &str) -> bool {
             let letters = name.bytes();
             letters.len() <= 64 && name.contains(".bin")
         }
+        folder if folder.ends_with("/vulkan/implicit_layer.d") => {
+            name.strip_suffix(".json").is_some()
+        }
         folder => folder.starts_with("/sys/class/kfd/"),
     }
 }

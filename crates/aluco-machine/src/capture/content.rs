@@ -244,7 +244,12 @@ pub(super) fn environ(text: &str) -> String {
         let name = word.split_once('=').map(|(name, _)| name);
         name.is_some_and(|name| matters(name) || name == "container")
     });
-    words.map(|word| format!("{word}\0")).collect()
+    ended(words)
+}
+
+/// Words that each end in a zero byte.
+fn ended<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.flat_map(|word| [word, "\0"]).collect()
 }
 
 /// The program and its flags that matter.
@@ -254,7 +259,7 @@ pub(super) fn command_line(text: &str) -> String {
     for flag in flags(&words) {
         kept.extend(flag.split(' ').map(str::to_owned));
     }
-    kept.iter().map(|word| format!("{word}\0")).collect()
+    ended(kept.iter().map(String::as_str))
 }
 
 /// Mounts of the system's own folders and of models. Of network file systems, only the kind.

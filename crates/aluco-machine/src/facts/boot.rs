@@ -335,11 +335,6 @@ mod tests {
                 .encode_utf16()
                 .flat_map(u16::to_le_bytes),
         );
-        let hex = info.iter().map(|byte| format!("{byte:02x}")).collect();
-        let special = crate::root::Special {
-            hex: Some(hex),
-            ..Default::default()
-        };
         let mut bundle = Bundle::default();
         for path in ["/usr/bin/grubby", GRUB, ENTRIES] {
             let entry = Entry::Text(String::new());
@@ -348,7 +343,7 @@ mod tests {
         let without = Root::bundle(bundle.clone());
         bundle
             .files
-            .insert(LOADER_INFO.to_owned(), Entry::Special(special));
+            .insert(LOADER_INFO.to_owned(), Entry::from(&info[..]));
         assert_eq!(loader(&without).copied(), Some(BootLoader::Grubby));
         assert_eq!(
             loader(&Root::bundle(bundle)).copied(),

@@ -139,7 +139,8 @@ fn date(text: &str) -> Option<String> {
     let mut part = |digits: usize, range: std::ops::RangeInclusive<u32>| {
         let part = parts.next()?;
         let number = part.parse().ok()?;
-        (part.len() == digits && range.contains(&number)).then_some(number)
+        let plain = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit());
+        (plain && range.contains(&number)).then_some(number)
     };
     let (month, day, year) = (part(2, 1..=12)?, part(2, 1..=31)?, part(4, 1980..=2200)?);
     parts

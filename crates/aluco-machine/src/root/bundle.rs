@@ -170,6 +170,19 @@ impl Entry {
     }
 }
 
+/// A file with these bytes.
+impl From<&[u8]> for Entry {
+    fn from(bytes: &[u8]) -> Self {
+        let digit = |number| char::from_digit(u32::from(number), 16).expect("it is below 16");
+        let pairs = bytes.iter();
+        let digits = pairs.flat_map(|byte| [digit(byte >> 4), digit(byte & 0xF)]);
+        Self::Special(Special {
+            hex: Some(digits.collect()),
+            ..Special::default()
+        })
+    }
+}
+
 fn folder_node(kind: NodeKind, mode: u32) -> Node {
     Node {
         kind,

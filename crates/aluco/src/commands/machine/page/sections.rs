@@ -38,8 +38,8 @@ fn text(value: &impl ToString) -> String {
     value.to_string()
 }
 
-fn size(bytes: &u64) -> String {
-    show_size(*bytes)
+fn size<T: Copy + Into<u64>>(bytes: &T) -> String {
+    show_size((*bytes).into())
 }
 
 /// A name of a kind of thing, as it stands in the JSON.
