@@ -1,6 +1,6 @@
 //! The doctor: rules over the facts, as data, and what they find.
 //!
-//! A rule lives in a file of its theme below `rules/`: what it looks for in a [small language](expression), what that costs the user, what to do, how to
+//! A rule lives in a file of its theme below `rules/`: what it looks for in a small language, what that costs the user, what to do, how to
 //! take it back, who says so and when, and who says otherwise. [`examine`] puts them all to one snapshot. A rule whose facts are not known is reported as
 //! unchecked with the reason; it never passes and never fires.
 
