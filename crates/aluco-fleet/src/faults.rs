@@ -1,6 +1,10 @@
 //! What a fleet remembers of deaths: refused requests, and how models are run since.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use aluco_proto::{Failure, FailureKind, GenerationSpec, LoadOptions};
 
@@ -84,7 +88,7 @@ impl Shared {
                 only_backends: !is_read,
                 ..choices
             };
-            ladder.step(&death.cause, choices)
+            ladder.died_at_load(&death.cause, choices)
         })
     }
 
@@ -115,9 +119,11 @@ impl Shared {
         let Some(taken) = step(ladder, deaths_max, choices) else {
             return false;
         };
+        ladder.since = Some(SystemTime::now());
         // Whoever seemed to be at fault may not have been.
         faults.quarantine.clear();
         drop(faults);
+        self.nursery.tally.fell_back();
         tracing::warn!(
             model = &**model,
             step = %taken,

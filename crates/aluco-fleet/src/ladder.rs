@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aluco_proto::{Backend, FlashAttention, KvType, LoadOptions};
@@ -45,6 +45,11 @@ pub struct Fallback {
     pub steps: Vec<FallbackStep>,
     /// Why the last worker died before the last step.
     pub cause: String,
+    /// Workers that had died of it by then.
+    pub deaths: u32,
+    /// When the last step was taken.
+    #[serde(serialize_with = "aluco_model::rfc3339::serialize_option")]
+    pub since: Option<SystemTime>,
 }
 
 /// What can be changed about a model.
@@ -65,6 +70,11 @@ pub(crate) struct Choices<'a> {
 pub(crate) struct Ladder {
     steps: Vec<FallbackStep>,
     cause: String,
+    /// When the last step was taken; noted by whoever has a clock.
+    pub(crate) since: Option<SystemTime>,
+    /// All that were ever counted, and how many of them led to steps.
+    deaths_total: u32,
+    deaths_before_step: u32,
     deaths: VecDeque<Instant>,
     convictions: VecDeque<Instant>,
 }
@@ -78,6 +88,7 @@ impl Ladder {
         deaths_max: u32,
         choices: Choices<'_>,
     ) -> Option<FallbackStep> {
+        self.deaths_total += 1;
         note(&mut self.deaths, at);
         if self.deaths.len() < deaths_max as usize {
             return None;
@@ -92,6 +103,7 @@ impl Ladder {
         cause: &str,
         choices: Choices<'_>,
     ) -> Option<FallbackStep> {
+        self.deaths_total += 1;
         self.deaths.clear();
         note(&mut self.convictions, at);
         if self.convictions.len() < CONVICTIONS_MAX {
@@ -100,11 +112,22 @@ impl Ladder {
         self.step(cause, choices)
     }
 
+    /// A worker died while it loaded the model; gives the step that is taken at once.
+    pub(crate) fn died_at_load(
+        &mut self,
+        cause: &str,
+        choices: Choices<'_>,
+    ) -> Option<FallbackStep> {
+        self.deaths_total += 1;
+        self.step(cause, choices)
+    }
+
     /// Takes the next step, if there is one.
-    pub(crate) fn step(&mut self, cause: &str, choices: Choices<'_>) -> Option<FallbackStep> {
+    fn step(&mut self, cause: &str, choices: Choices<'_>) -> Option<FallbackStep> {
         let step = self.next(choices)?;
         self.steps.push(step);
         cause.clone_into(&mut self.cause);
+        self.deaths_before_step = self.deaths_total;
         self.deaths.clear();
         self.convictions.clear();
         Some(step)
@@ -160,6 +183,8 @@ impl Ladder {
         (!self.steps.is_empty()).then(|| Fallback {
             steps: self.steps.clone(),
             cause: self.cause.clone(),
+            deaths: self.deaths_before_step,
+            since: self.since,
         })
     }
 }
@@ -254,6 +279,7 @@ mod tests {
         };
         assert_eq!([0, 500, 1000].map(&mut died), [false, false, false]);
         assert_eq!([1001, 1002, 1003].map(&mut died), [true, false, false]);
+        assert_eq!(ladder.fallback().unwrap().deaths, 4);
     }
 
     #[test]

@@ -279,6 +279,7 @@ impl Flight {
             match self.send(lease)? {
                 Sent::Closed => self.state().end_trial(),
                 Sent::Taken => {
+                    self.shared.nursery.tally.resumed();
                     tracing::info!(model = self.asked, "a stream goes on in another worker");
                     if let Some(over) = over {
                         over.cancelled().await;

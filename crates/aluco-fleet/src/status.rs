@@ -8,7 +8,9 @@ use std::{
 use aluco_proto::{Command, Event, LoadedModel, ModelActivity, WorkerHello};
 use tokio::time::timeout;
 
-use crate::{Fallback, Fleet, KeepAlive, Speed, connection::Connection, residency::Stage};
+use crate::{
+    Fallback, Fleet, KeepAlive, Mishaps, Speed, connection::Connection, residency::Stage,
+};
 
 /// How long a worker may take to say what it does.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -20,6 +22,8 @@ pub struct FleetStatus {
     pub workers: Vec<WorkerSummary>,
     /// One per loaded or loading model, in the order of their names.
     pub models: Vec<ModelSummary>,
+    /// What went wrong since the fleet began.
+    pub mishaps: Mishaps,
 }
 
 /// One worker process.
@@ -120,7 +124,11 @@ impl Fleet {
             })
             .collect();
         models.sort_by(|one, other| one.name.cmp(&other.name));
-        FleetStatus { workers, models }
+        FleetStatus {
+            workers,
+            models,
+            mishaps: shared.nursery.tally.read(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     connection::{self, Connection},
     error::Fault,
     heartbeat::{Heart, Patience, Verdict},
+    mishaps::Tally,
     process::{self, Control, LineTail, Surroundings},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Nursery {
     pub(crate) keepers: TaskTracker,
     /// Told of the end of each process.
     pub(crate) changed: watch::Sender<()>,
+    /// Counts what went wrong.
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl Worker {
@@ -86,10 +89,12 @@ impl Worker {
         };
         let kept = connection.clone();
         let changed = nursery.changed.clone();
+        let tally = nursery.tally.clone();
         nursery.keepers.spawn(
             async move {
                 let cause = process::keep(child, around, || kept.ending()).await;
                 tracing::info!(cause = cause.text, kind = ?cause.kind, "the worker ended");
+                tally.died(cause.kind);
                 kept.end(cause);
                 changed.send_replace(());
             }
