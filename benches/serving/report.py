@@ -36,22 +36,26 @@ def _times(requests: List[Request]) -> Dict[str, Any]:
 
 
 def _disturbance(requests: List[Request]) -> Optional[Dict[str, Any]]:
-    """What a long prompt did to the streams beside it: gaps before it arrived, and while it was being computed."""
+    """What a long prompt did to the streams beside it: their gaps while it was being computed, and those between the same tokens when
+    the same streams ran alone."""
     streams = [request.reply for request in requests if request.group == "stream"]
+    alone = [request.reply for request in requests if request.group == "alone"]
     newcomers = [request.reply for request in requests if request.group == "newcomer"]
-    if not newcomers or any(len(reply.pieces_at) < 66 for reply in streams):
+    if not newcomers or len(alone) != len(streams):
         return None
     newcomer = newcomers[0]
     first_at = newcomer.pieces_at[0] if newcomer.pieces_at else newcomer.ended_at
-    settled_at = max(reply.pieces_at[64] for reply in streams)
     before: List[float] = []
     during: List[float] = []
+    first, last = None, 0
     for reply in streams:
-        for start, end in zip(reply.pieces_at, reply.pieces_at[1:]):
-            if start >= settled_at and end <= newcomer.submitted_at:
-                before.append(end - start)
-            elif start < first_at and end > newcomer.submitted_at:
+        for at, (start, end) in enumerate(zip(reply.pieces_at, reply.pieces_at[1:])):
+            if start < first_at and end > newcomer.submitted_at:
                 during.append(end - start)
+                first = at if first is None else min(first, at)
+                last = max(last, at)
+    for reply in alone:
+        before += reply.gaps_s[first or 0 : last + 1]
     figures = {
         "undisturbed_tpot_ms": _spread(before),
         "disturbed_tpot_ms": _spread(during),

@@ -120,15 +120,17 @@ def titles(session: Session, models: List[Facts], sizes: Sizes) -> None:
 
 
 def newcomer(session: Session, models: List[Facts], sizes: Sizes) -> None:
-    """Three streams decode; once each has 64 tokens, and then 64 more, a long prompt arrives."""
+    """Three streams decode; once each has 64 tokens, and then 64 more, a long prompt arrives. Then the same streams run alone, as far
+    as they got beside it: a token costs more the longer its stream is, so only the same tokens can be compared."""
     pieces = session.pieces(models[0], "newcomer")
     cancel = threading.Event()
     arrived = [threading.Event() for _ in range(3)]
     with ThreadPoolExecutor(max_workers=3) as three:
-        streams = []
+        streams, talks = [], []
         for event in arrived:
             talk = Talk(models[0], pieces.take(100))
             talk.say(pieces.take(100))
+            talks.append(talk)
             streams.append(three.submit(session.ask, talk, sizes.stream, "stream", event, 128, cancel))
         try:
             for event in arrived:
@@ -138,8 +140,10 @@ def newcomer(session: Session, models: List[Facts], sizes: Sizes) -> None:
             session.ask(talk, 16, "newcomer")
         finally:
             cancel.set()
-        for stream in streams:
-            stream.result()
+        reached = max(len(stream.result().reply.pieces_at) for stream in streams)
+    with ThreadPoolExecutor(max_workers=3) as three:
+        for done in [three.submit(session.ask, talk, reached, "alone") for talk in talks]:
+            done.result()
 
 
 def house(session: Session, models: List[Facts], sizes: Sizes) -> None:
