@@ -7,7 +7,8 @@
 #   PREFIX/libexec/aluco/          the workers
 #   PREFIX/share/                  manual pages; completions for bash, zsh and fish
 #   PREFIX/share/aluco/            prompt rules to name in the configuration or to copy
-#   PREFIX/lib/systemd/user/       a user unit (share/systemd/user in a home folder, where systemd looks for it)
+#   PREFIX/lib/systemd/user/       units for a user (share/systemd/user in a home folder, where systemd looks for them)
+#   PREFIX/lib/systemd/system/     units for the machine, unless PREFIX is in a home folder
 #
 # It builds nothing, so that it can run as root without a Rust toolchain.
 set -euo pipefail
@@ -24,12 +25,17 @@ fi
 prefix=${1%/}
 to=${DESTDIR:-}$prefix
 units=lib/systemd/user
-[[ $prefix/ != "${HOME:-/nonexistent}"/* ]] || units=share/systemd/user
+machine_units=lib/systemd/system
+if [[ $prefix/ == "${HOME:-/nonexistent}"/* ]]; then
+    units=share/systemd/user
+    machine_units=
+fi
 
 if [[ $remove ]]; then
     rm -f -- "$to/bin/aluco" "$to"/libexec/aluco/aluco-worker-* "$to"/share/man/man1/aluco{,-*}.1 \
         "$to/share/bash-completion/completions/aluco" "$to/share/zsh/site-functions/_aluco" \
-        "$to/share/fish/vendor_completions.d/aluco.fish" "$to/$units/aluco.service" "$to/share/aluco/prompt-rules.toml"
+        "$to/share/fish/vendor_completions.d/aluco.fish" "$to/$units"/aluco.{service,socket} "$to/share/aluco/prompt-rules.toml"
+    [[ ! $machine_units ]] || rm -f -- "$to/$machine_units"/aluco.{service,socket}
     for folder in "$to/libexec/aluco" "$to/share/aluco"; do
         [[ ! -d $folder ]] || rmdir -- "$folder"
     done
@@ -52,7 +58,11 @@ mkdir -- "$made/man"
 for shell in bash zsh fish; do
     "$built/aluco" completions "$shell" >"$made/$shell"
 done
-sed "s|@BINDIR@|$prefix/bin|" "$here/../packaging/aluco.service" >"$made/aluco.service"
+mkdir -- "$made/user" "$made/system"
+sed "s|@BINDIR@|$prefix/bin|" "$here/../packaging/aluco.service" >"$made/user/aluco.service"
+sed "s|@BINDIR@|$prefix/bin|" "$here/../packaging/system/aluco.service" >"$made/system/aluco.service"
+cp -- "$here/../packaging/aluco.socket" "$made/user"
+cp -- "$here/../packaging/aluco.socket" "$made/system"
 
 # Workers of an older build would be taken for good ones.
 rm -f -- "$to"/libexec/aluco/aluco-worker-*
@@ -62,7 +72,8 @@ install -D -m 644 -t "$to/share/man/man1" -- "$made"/man/*.1
 install -D -m 644 -- "$made/bash" "$to/share/bash-completion/completions/aluco"
 install -D -m 644 -- "$made/zsh" "$to/share/zsh/site-functions/_aluco"
 install -D -m 644 -- "$made/fish" "$to/share/fish/vendor_completions.d/aluco.fish"
-install -D -m 644 -- "$made/aluco.service" "$to/$units/aluco.service"
+install -D -m 644 -t "$to/$units" -- "$made"/user/*
+[[ ! $machine_units ]] || install -D -m 644 -t "$to/$machine_units" -- "$made"/system/*
 install -D -m 644 -- "$here/../packaging/prompt-rules.toml" "$to/share/aluco/prompt-rules.toml"
 
 printf 'Installed aluco and %s worker(s) under %s.\n' "${#workers[@]}" "$to"
