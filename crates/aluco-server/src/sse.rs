@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, convert::Infallible, fmt::Display, time::Duration};
 
-use aluco_fleet::proto::GenerationEvent;
+use aluco_fleet::{Recovery, proto::GenerationEvent};
 use axum::{
     body::Body,
     http::{HeaderName, HeaderValue, header},
@@ -18,7 +18,7 @@ use crate::{
     error::ApiError,
     guard::Caller,
     resume,
-    stream::{Feed, Totals},
+    stream::{Feed, Happened, Totals},
 };
 
 /// Time between two looks at how far the load of a model is.
@@ -26,8 +26,13 @@ const LOAD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a dialect puts events into chunks.
 pub(crate) trait Form: Send + 'static {
-    /// The chunks that an event of a prompt becomes, as JSON.
-    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<String>;
+    /// The chunks that an event of a prompt becomes, as JSON. The end of a choice comes with what its generation went through.
+    fn chunks(
+        &mut self,
+        prompt: usize,
+        event: &GenerationEvent,
+        recovery: Option<&Recovery>,
+    ) -> Vec<String>;
 
     /// The chunk that ends the stream, if one does.
     fn last_chunk(&self, totals: &Totals) -> Option<Value>;
@@ -183,9 +188,9 @@ impl<F: Form> Script<F> {
         has_come_further
     }
 
-    fn take(&mut self, event: Option<(usize, GenerationEvent)>) -> Step {
+    fn take(&mut self, event: Option<(usize, Happened)>) -> Step {
         self.has_begun = true;
-        let Some((prompt, event)) = event else {
+        let Some((prompt, (event, recovery))) = event else {
             self.is_over = true;
             let last = self.form.last_chunk(self.feed.totals());
             let last = last.map(|chunk| chunk.to_string());
@@ -207,7 +212,7 @@ impl<F: Form> Script<F> {
             _ => {}
         }
         Step {
-            events: self.form.chunks(prompt, &event),
+            events: self.form.chunks(prompt, &event, recovery.as_ref()),
             has_progress,
         }
     }

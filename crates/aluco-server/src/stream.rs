@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use aluco_fleet::{
-    Fleet, FleetError, RequestOptions,
+    Fleet, FleetError, Recovery, RequestOptions,
     proto::{CacheReport, FinishReason, GenerationEvent, GenerationSpec, Miss, Timings, Usage},
 };
 use axum::http::StatusCode;
@@ -16,12 +16,13 @@ use futures_util::{
 use crate::{app::App, error::ApiError, guard::Caller};
 
 /// Tokens and times of all generations of a request.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) usage: Usage,
     /// Where the cached tokens came from; of the misses, the first.
     pub(crate) cache: CacheReport,
     pub(crate) timings: Timings,
+    pub(crate) recovery: Recovery,
 }
 
 impl Totals {
@@ -44,6 +45,13 @@ impl Totals {
     }
 }
 
+/// What generations that run side by side went through: they share the deaths of workers, and each goes on at a place of its own.
+fn join(whole: &mut Recovery, part: Recovery) {
+    whole.restarts = whole.restarts.max(part.restarts);
+    whole.resumed_at_tokens.extend(part.resumed_at_tokens);
+    whole.fallback = part.fallback.or(whole.fallback.take());
+}
+
 /// The first token that differs from what is stored, if that is why the rest had to be computed.
 pub(crate) fn diverged_at(cache: &CacheReport) -> Option<u32> {
     match cache.miss {
@@ -56,7 +64,10 @@ pub(crate) fn diverged_at(cache: &CacheReport) -> Option<u32> {
 /// take them all.
 const GENERATIONS_MAX: usize = 8;
 
-type Numbered = (usize, Result<GenerationEvent, ApiError>);
+type Numbered = (usize, Result<Happened, ApiError>);
+
+/// An event; at the end of a choice and of the whole with what the generation went through.
+pub(crate) type Happened = (GenerationEvent, Option<Recovery>);
 
 /// The events of one request: of one generation per prompt, several of which run side by side. Dropping it cancels them.
 pub(crate) struct Feed {
@@ -125,12 +136,12 @@ impl Feed {
 
     /// The next event, with the number of its prompt; `None` when all are complete. After an error nothing more is to be
     /// expected. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Option<(usize, GenerationEvent)>, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(usize, Happened)>, ApiError> {
         let Some((prompt, event)) = self.generations.next().await else {
             self.is_over = true;
             return Ok(None);
         };
-        let event = event.inspect_err(|_| self.is_over = true)?;
+        let (event, recovery) = event.inspect_err(|_| self.is_over = true)?;
         match &event {
             GenerationEvent::Started { cache, .. } => self.caches[prompt] = *cache,
             GenerationEvent::Done { usage, timings } => {
@@ -153,11 +164,15 @@ impl Feed {
                     generated_tokens = usage.generated_tokens,
                     drafted_tokens = usage.drafted_tokens,
                     accepted_tokens = usage.accepted_tokens,
+                    restarts = recovery.as_ref().map(|it| it.restarts),
                     ttft_ms = timings.first_token_ms,
                     prefill_per_second = timings.prefill_per_second(usage),
                     decode_per_second = timings.decode_per_second(usage),
                     "generated"
                 );
+                if let Some(recovery) = recovery.clone() {
+                    join(&mut self.totals.recovery, recovery);
+                }
             }
             // Nobody who still listens asked for that.
             GenerationEvent::Finished {
@@ -173,7 +188,7 @@ impl Feed {
             }
             _ => {}
         }
-        Ok(Some((prompt, event)))
+        Ok(Some((prompt, (event, recovery))))
     }
 
     pub(crate) fn totals(&self) -> &Totals {
@@ -201,7 +216,7 @@ fn events(
     options: RequestOptions,
     spec: GenerationSpec,
     name: Arc<OnceLock<Arc<str>>>,
-) -> impl stream::Stream<Item = Result<GenerationEvent, ApiError>> + Send {
+) -> impl stream::Stream<Item = Result<Happened, ApiError>> + Send {
     let started = async move {
         let generation = fleet.generate_with(&model, spec, options).await?;
         name.get_or_init(|| generation.name().clone());
@@ -211,7 +226,14 @@ fn events(
         Ok(generation) => stream::unfold(generation, |mut generation| async {
             let event = match generation.next().await? {
                 GenerationEvent::Failed(failure) => Err(failure.into()),
-                event => Ok(event),
+                event => {
+                    let ends_something = matches!(
+                        event,
+                        GenerationEvent::Finished { .. } | GenerationEvent::Done { .. }
+                    );
+                    let recovery = ends_something.then(|| generation.recovery());
+                    Ok((event, recovery))
+                }
             };
             Some((event, generation))
         })

@@ -1,8 +1,8 @@
 //! What the fleet says at the moment of a scrape.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use aluco_fleet::{FleetStatus, ModelState, proto::ModelActivity};
+use aluco_fleet::{FleetStatus, Mishaps, ModelState, proto::ModelActivity};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -24,12 +24,20 @@ pub(super) struct FleetGauges {
     cache_written: Family<ModelLabels, Counter>,
     restarts: Gauge<u32, AtomicU32>,
     workers: Gauge<i64, AtomicI64>,
+    deaths: Family<CauseLabels, Counter>,
+    resumed: Counter,
+    fallback_steps: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CellLabels {
     model: String,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +88,21 @@ impl FleetGauges {
             self.restarts,
         );
         r.register("workers", "Worker processes that run", self.workers);
+        r.register(
+            "worker_deaths",
+            "Workers that ended while they were needed, by the kind of their end",
+            self.deaths,
+        );
+        r.register(
+            "streams_resumed",
+            "How often a stream went on in another worker",
+            self.resumed,
+        );
+        r.register(
+            "fallback_steps",
+            "Steps to safer ways of running a model",
+            self.fallback_steps,
+        );
     }
 
     /// Forgets the last moment and shows this one.
@@ -96,6 +119,7 @@ impl FleetGauges {
         if let Some(worker) = status.workers.first() {
             self.restarts.set(worker.restarts);
         }
+        self.take_over_mishaps(&status.mishaps);
         for model in &status.models {
             let labels = ModelLabels {
                 model: model.name.clone(),
@@ -105,6 +129,20 @@ impl FleetGauges {
             if let Some(activity) = &model.activity {
                 self.take_over_model(&labels, activity);
             }
+        }
+    }
+
+    fn take_over_mishaps(&self, mishaps: &Mishaps) {
+        self.deaths.clear();
+        for (&cause, &count) in &mishaps.worker_deaths {
+            let labels = CauseLabels { cause };
+            self.deaths.get_or_create(&labels).inc_by(count);
+        }
+        for (counter, count) in [
+            (&self.resumed, mishaps.streams_resumed),
+            (&self.fallback_steps, mishaps.fallback_steps),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
         }
     }
 

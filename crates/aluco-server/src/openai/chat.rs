@@ -1,7 +1,8 @@
 //! `POST /v1/chat/completions`.
 
-use aluco_fleet::proto::{
-    ChatPrompt, GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate,
+use aluco_fleet::{
+    Recovery,
+    proto::{ChatPrompt, GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate},
 };
 use axum::{
     Json,
@@ -132,12 +133,12 @@ impl ChatForm {
         }
     }
 
-    fn chunk(&self, choice: u32, delta: Delta, logprobs: Value, finish: Option<&str>) -> String {
+    fn chunk(&self, choice: u32, delta: Delta, logprobs: Value) -> String {
         self.envelope.chunk(ChatChoice {
             index: choice,
             delta,
             logprobs,
-            finish_reason: finish,
+            finish_reason: None,
         })
     }
 }
@@ -160,7 +161,12 @@ struct Delta<'a> {
 }
 
 impl Form for ChatForm {
-    fn chunks(&mut self, _: usize, event: &GenerationEvent) -> Vec<String> {
+    fn chunks(
+        &mut self,
+        _: usize,
+        event: &GenerationEvent,
+        recovery: Option<&Recovery>,
+    ) -> Vec<String> {
         match event {
             GenerationEvent::Started { .. } => (0..self.choices.len() as u32)
                 .map(|choice| {
@@ -168,7 +174,7 @@ impl Form for ChatForm {
                         role: Some("assistant"),
                         content: Some(""),
                     };
-                    self.chunk(choice, delta, Value::Null, None)
+                    self.chunk(choice, delta, Value::Null)
                 })
                 .collect(),
             GenerationEvent::Delta {
@@ -181,11 +187,16 @@ impl Form for ChatForm {
                     content: Some(text),
                     ..Delta::default()
                 };
-                vec![self.chunk(*choice, delta, self.logprobs(logprobs), None)]
+                vec![self.chunk(*choice, delta, self.logprobs(logprobs))]
             }
             GenerationEvent::Finished { choice, reason } => {
-                let finish = Some(finish_reason(reason));
-                vec![self.chunk(*choice, Delta::default(), Value::Null, finish)]
+                let end = ChatChoice {
+                    index: *choice,
+                    delta: Delta::default(),
+                    logprobs: Value::Null,
+                    finish_reason: Some(finish_reason(reason)),
+                };
+                vec![self.envelope.end(end, recovery)]
             }
             _ => Vec::new(),
         }

@@ -9,7 +9,10 @@ pub(crate) mod text;
 
 use std::time::SystemTime;
 
-use aluco_fleet::proto::{FinishReason, GenerationEvent, Miss, TokenLogprob};
+use aluco_fleet::{
+    Recovery,
+    proto::{FinishReason, GenerationEvent, Miss, TokenLogprob},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -52,6 +55,16 @@ impl Envelope {
 
     /// A chunk of a stream, written at once: there is one per token.
     fn chunk<C: Serialize>(&self, choice: C) -> String {
+        self.written(choice, None)
+    }
+
+    /// The chunk that ends a choice. What its generation went through is told here, unless a chunk with the usage follows.
+    fn end<C: Serialize>(&self, choice: C, recovery: Option<&Recovery>) -> String {
+        let recovery = recovery.filter(|_| !self.include_usage);
+        self.written(choice, recovery.and_then(extension))
+    }
+
+    fn written<C: Serialize>(&self, choice: C, aluco: Option<Value>) -> String {
         let chunk = Chunk {
             id: &self.id,
             object: self.object,
@@ -59,6 +72,7 @@ impl Envelope {
             model: &self.model,
             choices: [choice],
             usage: self.include_usage.then_some(()),
+            aluco,
         };
         serde_json::to_string(&chunk).expect("a chunk has no keys but strings")
     }
@@ -68,8 +82,27 @@ impl Envelope {
         let mut reply = self.wrap(choices);
         reply["usage"] = usage(totals);
         reply["timings"] = timings(totals);
+        if let Some(aluco) = extension(&totals.recovery) {
+            reply["aluco"] = aluco;
+        }
         reply
     }
+}
+
+/// What OpenAI has no field for: the workers that were lost on the way, and how the model is run since. `None` if nothing happened, so that
+/// only replies with news have it.
+fn extension(recovery: &Recovery) -> Option<Value> {
+    if *recovery == Recovery::default() {
+        return None;
+    }
+    let mut extension = json!({
+        "restarts": recovery.restarts,
+        "resumed_at_tokens": recovery.resumed_at_tokens,
+    });
+    if let Some(fallback) = &recovery.fallback {
+        extension["fallback"] = json!(fallback);
+    }
+    Some(extension)
 }
 
 fn usage(totals: &Totals) -> Value {
@@ -126,6 +159,8 @@ struct Chunk<'a, C> {
     /// Null, where a later chunk tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aluco: Option<Value>,
 }
 
 /// OpenAI's word for the end of a choice.
@@ -152,7 +187,7 @@ async fn collect(
     choices: &mut [Choice],
     index: impl Fn(usize, u32) -> usize,
 ) -> Result<(), ApiError> {
-    while let Some((prompt, event)) = feed.next().await? {
+    while let Some((prompt, (event, _))) = feed.next().await? {
         match event {
             GenerationEvent::Delta {
                 choice,

@@ -1,6 +1,9 @@
 //! `POST /v1/completions`: plain text or token ids, one prompt or several.
 
-use aluco_fleet::proto::{GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate};
+use aluco_fleet::{
+    Recovery,
+    proto::{GenerationEvent, GenerationSpec, Prompt, TokenLogprob, Truncate},
+};
 use axum::{
     Json,
     extract::State,
@@ -165,12 +168,12 @@ impl TextForm {
         }
     }
 
-    fn chunk(&self, index: usize, text: &str, logprobs: Value, finish: Option<&str>) -> String {
+    fn chunk(&self, index: usize, text: &str, logprobs: Value) -> String {
         self.envelope.chunk(TextChoice {
             index,
             text,
             logprobs,
-            finish_reason: finish,
+            finish_reason: None,
         })
     }
 }
@@ -184,12 +187,17 @@ struct TextChoice<'a> {
 }
 
 impl Form for TextForm {
-    fn chunks(&mut self, prompt: usize, event: &GenerationEvent) -> Vec<String> {
+    fn chunks(
+        &mut self,
+        prompt: usize,
+        event: &GenerationEvent,
+        recovery: Option<&Recovery>,
+    ) -> Vec<String> {
         match event {
             GenerationEvent::Started { .. } if !self.echoes[prompt].is_empty() => {
                 let echo = &self.echoes[prompt];
                 (0..self.per_prompt)
-                    .map(|choice| self.chunk(self.index(prompt, choice), echo, Value::Null, None))
+                    .map(|choice| self.chunk(self.index(prompt, choice), echo, Value::Null))
                     .collect()
             }
             GenerationEvent::Delta {
@@ -201,11 +209,16 @@ impl Form for TextForm {
                 let index = self.index(prompt, *choice);
                 let logprobs = self.logprobs(logprobs, self.offsets[index]);
                 self.offsets[index] += text.chars().count();
-                vec![self.chunk(index, text, logprobs, None)]
+                vec![self.chunk(index, text, logprobs)]
             }
             GenerationEvent::Finished { choice, reason } => {
-                let index = self.index(prompt, *choice);
-                vec![self.chunk(index, "", Value::Null, Some(finish_reason(reason)))]
+                let end = TextChoice {
+                    index: self.index(prompt, *choice),
+                    text: "",
+                    logprobs: Value::Null,
+                    finish_reason: Some(finish_reason(reason)),
+                };
+                vec![self.envelope.end(end, recovery)]
             }
             _ => Vec::new(),
         }
