@@ -46,6 +46,14 @@ pub struct FleetConfig {
     /// After so many deaths within ten minutes that nothing from outside explains, a model is run in a safer way: smaller micro-batch, no flash
     /// attention, another backend, the CPU. So it is after any such death in the midst of its load. `None`: never.
     pub fallback_after_deaths: Option<u32>,
+    /// Where the kernel's and the driver's files lie that tell of memory: `/`, or a folder with copies.
+    pub memory_root: PathBuf,
+    /// Most bytes that all models may hold together. `None`: what the machine has, without the reserve.
+    pub memory_limit: Option<u64>,
+    /// Bytes of memory that are left free. `None`: 4 %, at least 2 GiB, at most an eighth.
+    pub memory_reserve: Option<u64>,
+    /// Time between two looks at the machine's memory while models are loaded.
+    pub memory_interval: Duration,
     /// First wait before a dead worker is started again; doubles up to `restart_backoff_max`.
     pub restart_backoff: Duration,
     /// Longest wait before a dead worker is started again.
@@ -83,6 +91,10 @@ impl FleetConfig {
             stopped_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(10 * 60),
             fallback_after_deaths: Some(3),
+            memory_root: PathBuf::from("/"),
+            memory_limit: None,
+            memory_reserve: None,
+            memory_interval: Duration::from_secs(1),
             restart_backoff: Duration::from_millis(250),
             restart_backoff_max: Duration::from_secs(30),
         }

@@ -1,5 +1,6 @@
 //! What can go wrong between a request and its worker.
 
+use aluco_plan::{Bytes, Refusal};
 use aluco_proto::{Failure, FailureKind};
 
 /// Why the fleet could not do what was asked.
@@ -27,6 +28,12 @@ pub enum FleetError {
         /// Requests that wait.
         waiting: usize,
     },
+    /// There is not enough memory for the model, whatever else is unloaded.
+    #[error(transparent)]
+    DoesNotFit(Box<Refusal>),
+    /// Models that are in use hold the memory that this one needs. Try again later.
+    #[error("no room for this model: those that are loaded are in use; try again later\n\n{0}")]
+    NoRoom(Box<Refusal>),
     /// The worker refused or failed the request.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -41,6 +48,8 @@ pub(crate) enum Fault {
     NoWorker(String),
     WorkerLost(String),
     Overloaded { waiting: usize },
+    DoesNotFit(Box<Refusal>),
+    NoRoom(Box<Refusal>),
     Failed(Failure),
     ShuttingDown,
 }
@@ -51,6 +60,8 @@ impl From<Fault> for FleetError {
             Fault::NoWorker(reason) => Self::NoWorker { reason },
             Fault::WorkerLost(cause) => Self::WorkerLost { cause },
             Fault::Overloaded { waiting } => Self::Overloaded { waiting },
+            Fault::DoesNotFit(refusal) => Self::DoesNotFit(refusal),
+            Fault::NoRoom(refusal) => Self::NoRoom(refusal),
             Fault::Failed(failure) => Self::Failed(failure),
             Fault::ShuttingDown => Self::ShuttingDown,
         }
@@ -94,6 +105,16 @@ pub(crate) fn all_pinned(names: &[String]) -> Fault {
             "no place for this model: {} may be loaded at once, and these are pinned: {}; unload one of them first, or raise models_max",
             names.len(),
             names.join(", ")
+        ),
+    })
+}
+
+/// A model takes more than was predicted, and there is no room for that.
+pub(crate) fn larger_than_predicted(predicted: Bytes, measured: Bytes, excess: Bytes) -> Fault {
+    Fault::Failed(Failure {
+        kind: FailureKind::OutOfMemory,
+        message: format!(
+            "the model was unloaded again: {predicted} were predicted for it, it took {measured}, and that is {excess} more than there is; a smaller context needs less (--context)"
         ),
     })
 }

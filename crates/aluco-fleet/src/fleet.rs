@@ -15,6 +15,7 @@ use crate::{
     error::{Fault, lost_cause, out_of_step},
     loading::{self, Lease},
     recovery::{Flight, Sent},
+    relief,
     shared::{Owner, Shared},
     worker::Worker,
 };
@@ -43,6 +44,7 @@ impl Fleet {
     pub fn new(config: FleetConfig) -> Self {
         let shared = Arc::new(Shared::new(config));
         tokio::spawn(loading::unload_idle(shared.clone()));
+        tokio::spawn(relief::watch(shared.clone()));
         Self {
             owner: Arc::new(Owner(shared)),
         }
@@ -62,15 +64,12 @@ impl Fleet {
         let flight = Flight::new(shared.clone(), model, spec);
         for _ in 0..ATTEMPTS_MAX {
             let lease = loading::acquire(shared, model, &client).await?;
-            let generation = Generation::new(
-                lease.ready.name.clone(),
-                lease.ready.loaded.clone(),
-                flight.clone(),
-                self.owner.clone(),
-            );
+            let (name, loaded) = (lease.ready.name.clone(), lease.ready.loaded.clone());
             if let Sent::Closed = flight.send(lease)? {
                 continue;
             }
+            // Not before: one that is dropped abandons the flight.
+            let generation = Generation::new(name, loaded, flight.clone(), self.owner.clone());
             return generation.accepted().await.map_err(|failure| {
                 let lost = (failure.kind == FailureKind::WorkerLost)
                     .then(|| lost_cause(&failure))

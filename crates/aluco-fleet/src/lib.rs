@@ -18,7 +18,8 @@
 //!
 //! Inside: `locate` picks the worker binary; `process` keeps one process, from its start to its reaping; `connection` speaks with
 //! it; `heartbeat` and `restart` judge (pure); `slot` holds the running worker and starts it on demand; `residency` decides which
-//! models stay, `eviction` which one goes (both pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `fleet` is the outside of it all.
+//! models stay, `eviction` which one goes (both pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `memory` keeps
+//! the ledger, `wanted` finds out what a model will take, `relief` keeps what is held within what there is; `fleet` is the outside of it all.
 
 mod blame;
 mod cause;
@@ -35,6 +36,7 @@ mod keep_alive;
 mod ladder;
 mod loading;
 mod locate;
+mod memory;
 mod mishaps;
 mod prefill_speed;
 mod process;
@@ -42,15 +44,18 @@ mod progress;
 mod quarantine;
 mod reconfigure;
 mod recovery;
+mod relief;
 mod residency;
 mod restart;
 mod shared;
 mod slot;
 mod speed;
 mod status;
+mod wanted;
 mod wishes;
 mod worker;
 
+pub use aluco_plan as plan;
 pub use aluco_proto as proto;
 pub use cause::KernelLog;
 pub use config::{FleetConfig, ModelConfig};
@@ -59,6 +64,7 @@ pub use fleet::Fleet;
 pub use generation::Generation;
 pub use keep_alive::{KeepAlive, NoDuration};
 pub use ladder::{Fallback, FallbackStep};
+pub use memory::told_gpus;
 pub use mishaps::Mishaps;
 pub use recovery::Recovery;
 pub use speed::Speed;

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use aluco_model::StoredModel;
+use aluco_plan::Bytes;
 use aluco_proto::{Command, Event, Failure, FailureKind, LoadOptions, ModelHandle};
 use tokio::{
     sync::watch,
@@ -14,9 +15,12 @@ use crate::{
     FleetError,
     cause::CauseKind,
     connection::{CallError, Connection, Death},
-    error::{Fault, all_pinned, no_place, out_of_step},
-    residency::{Ready, Room, Stage, Step, Terms},
+    error::{Fault, all_pinned, larger_than_predicted, no_place, out_of_step},
+    memory::Space,
+    relief,
+    residency::{self, Ready, Room, Stage, Step, Terms},
     shared::{RequestGuard, Shared, State},
+    wanted::Wanted,
 };
 
 /// How often the loads of one model go on when workers are killed from outside.
@@ -73,8 +77,9 @@ async fn acquire_within(
         } else {
             let path = first_file(&model)?;
             let now = Instant::now();
-            let handle = state.residency.insert(model.name, path, terms, now);
-            tokio::spawn(load(shared.clone(), handle));
+            let name = model.name.clone();
+            let handle = state.residency.insert(name, path, terms, now);
+            tokio::spawn(load(shared.clone(), handle, model));
             handle
         };
         state.residency.add_name(handle, name);
@@ -165,11 +170,11 @@ pub(crate) async fn terms(shared: &Shared, asked: &str, canonical: &str) -> Term
 }
 
 /// Loads a queued model and tells all who wait for it.
-async fn load(shared: Arc<Shared>, handle: ModelHandle) {
+async fn load(shared: Arc<Shared>, handle: ModelHandle, model: StoredModel) {
     let result = tokio::select! {
         biased;
         () = shared.stop.cancelled() => Err(Fault::ShuttingDown),
-        result = try_load(&shared, handle) => result,
+        result = try_load(&shared, handle, &model) => result,
     };
     let mut state = shared.state();
     if let Some(resident) = state.residency.get_mut(handle)
@@ -197,8 +202,11 @@ async fn load(shared: Arc<Shared>, handle: ModelHandle) {
     shared.notify();
 }
 
-async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fault> {
-    wait_for_place(shared, handle).await?;
+async fn try_load(
+    shared: &Arc<Shared>,
+    handle: ModelHandle,
+    model: &StoredModel,
+) -> Result<Ready, Fault> {
     let name: Arc<str> = {
         let mut state = shared.state();
         let resident = state.residency.get_mut(handle).ok_or_else(unloaded)?;
@@ -207,13 +215,16 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
     let mut kills = 0;
     let (mut is_store_doubted, mut has_stepped) = (false, false);
     loop {
-        let mut options = shared.settings().load_options.clone();
-        shared.faults().apply(&name, &mut options);
-        if is_store_doubted || shared.state().without_store.contains(&name) {
+        let mut options = options(shared, &name);
+        if is_store_doubted {
             turn_store_off(&mut options);
         }
-        let (death, is_read) = match load_once(shared, handle, &name, &options).await {
+        let wanted = Wanted::of(shared, model, options).await?;
+        wait_for_place(shared, handle, &wanted).await?;
+        let options = &wanted.options;
+        let (death, is_read) = match load_once(shared, handle, &name, options).await {
             Ok(ready) => {
+                settle(shared, handle, &wanted, &ready).await?;
                 if is_store_doubted && !has_stepped {
                     tracing::warn!(
                         model = &*name,
@@ -231,7 +242,7 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
             if death.kind == CauseKind::Unneeded || kills == KILLS_MAX {
                 return Err(Fault::WorkerLost(death.cause));
             }
-        } else if is_read && !is_store_off(&options) {
+        } else if is_read && !is_store_off(options) {
             is_store_doubted = true;
             tracing::warn!(
                 model = &*name,
@@ -247,6 +258,16 @@ async fn try_load(shared: &Arc<Shared>, handle: ModelHandle) -> Result<Ready, Fa
         }
         begin_again(shared, handle)?;
     }
+}
+
+/// How a model is loaded, by the configuration and by what happened to it before.
+pub(crate) fn options(shared: &Shared, name: &str) -> LoadOptions {
+    let mut options = shared.settings().load_options.clone();
+    shared.faults().apply(name, &mut options);
+    if shared.state().without_store.contains(name) {
+        turn_store_off(&mut options);
+    }
+    options
 }
 
 /// Without these two the worker keeps nothing, and does not find out how it could.
@@ -349,31 +370,61 @@ fn begin_again(shared: &Shared, handle: ModelHandle) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Waits for its turn to load, and brings it about by unloading others.
-async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(), Fault> {
+/// Waits for a place and for memory, and brings them about by unloading others. What it will take is reserved afterwards.
+async fn wait_for_place(
+    shared: &Arc<Shared>,
+    handle: ModelHandle,
+    wanted: &Wanted,
+) -> Result<(), Fault> {
     let deadline = tokio::time::Instant::now() + shared.settings().place_timeout;
     let mut changed = shared.changed().subscribe();
     loop {
+        let mut refusal = None;
         // Victims are chosen and taken out of service under one lock, so that no request slips in between.
         let leaving: Vec<Leaving> = {
-            let mut state = shared.state();
+            let mut guard = shared.state();
+            let state = &mut *guard;
+            let bytes_needed = match state.memory.space(handle, wanted, &state.residency) {
+                Space::Free(_) => 0,
+                Space::Missing(tight, bytes, _) => {
+                    state.price(tight);
+                    bytes.0
+                }
+                Space::Busy(table) => {
+                    refusal = Some(table);
+                    0
+                }
+                Space::Never(table) => return Err(Fault::DoesNotFit(table)),
+            };
+            // After the death of its worker it has its place already.
+            let has_place = state
+                .residency
+                .get_mut(handle)
+                .is_some_and(|it| it.stage != Stage::Queued);
             let room = Room {
-                models_max: shared.settings().models_max,
-                bytes_needed: 0,
+                models_max: if has_place {
+                    usize::MAX
+                } else {
+                    shared.settings().models_max
+                },
+                bytes_needed,
             };
             match state.residency.next_step(handle, room, Instant::now()) {
+                Step::Gone => return Err(unloaded()),
+                // No model goes for a place that would be of no use without memory.
+                _ if refusal.is_some() => Vec::new(),
                 Step::Load => {
+                    state.memory.book(handle, wanted).map_err(Fault::NoRoom)?;
                     if let Some(resident) = state.residency.get_mut(handle) {
                         resident.stage = Stage::Loading { progress: 0.0 };
                     }
                     return Ok(());
                 }
-                Step::Gone => return Err(unloaded()),
                 Step::Full(pinned) => return Err(all_pinned(&pinned)),
                 Step::Evict(victims) => victims
                     .into_iter()
                     .filter_map(|victim| {
-                        take_out_of_service(&mut state, victim, "another model needs its place")
+                        take_out_of_service(state, victim, "another model needs its place")
                     })
                     .collect(),
                 Step::Wait => Vec::new(),
@@ -381,7 +432,10 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
         };
         if leaving.is_empty() {
             if timeout_at(deadline, changed.changed()).await.is_err() {
-                return Err(no_place(shared.settings().models_max));
+                return Err(match refusal {
+                    Some(refusal) => Fault::NoRoom(refusal),
+                    None => no_place(shared.settings().models_max),
+                });
             }
         } else {
             for leaving in leaving {
@@ -391,15 +445,46 @@ async fn wait_for_place(shared: &Arc<Shared>, handle: ModelHandle) -> Result<(),
     }
 }
 
+/// Puts what was measured of a model in the place of what was predicted. If that is more and there is no room for it, even without idle models,
+/// the model goes again.
+async fn settle(
+    shared: &Arc<Shared>,
+    handle: ModelHandle,
+    wanted: &Wanted,
+    ready: &Ready,
+) -> Result<(), Fault> {
+    let Err(over) = shared.state().memory.settle(handle, &ready.loaded.memory) else {
+        return Ok(());
+    };
+    let plan = wanted.plan();
+    let predicted = plan.engine();
+    let measured = Bytes(residency::bytes(&ready.loaded));
+    tracing::warn!(model = &*ready.name, %predicted, %measured, "{over}");
+    relief::relieve(shared).await;
+    let (_, excess) = shared.state().memory.excess();
+    if excess.is_zero() || measured <= predicted {
+        return Ok(());
+    }
+    let called = ready.connection.call(|request| Command::Unload {
+        request,
+        model: handle,
+    });
+    if let Ok(mut replies) = called {
+        // A worker that dies instead has freed the model as well.
+        let _ = replies.next().await;
+    }
+    Err(larger_than_predicted(predicted, measured, excess))
+}
+
 /// A model that takes no more requests, and is still in its worker.
-struct Leaving {
+pub(crate) struct Leaving {
     handle: ModelHandle,
     connection: Arc<Connection>,
 }
 
 /// Takes a model out of service, whatever it does. Nothing is left to do if it is on its way out already, or never reached a
 /// worker; then its load finds itself gone.
-fn take_out_of_service(
+pub(crate) fn take_out_of_service(
     state: &mut State,
     handle: ModelHandle,
     why: &'static str,
@@ -424,7 +509,7 @@ fn take_out_of_service(
 
 impl Leaving {
     /// Has the worker free the model, whether anybody waits for that or not.
-    fn unload(self, shared: &Arc<Shared>) -> JoinHandle<()> {
+    pub(crate) fn unload(self, shared: &Arc<Shared>) -> JoinHandle<()> {
         let shared = shared.clone();
         tokio::spawn(async move {
             let called = self.connection.call(|request| Command::Unload {

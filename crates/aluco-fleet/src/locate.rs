@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -10,7 +11,7 @@ use std::{
 
 use aluco_proto::{Backend, PROTOCOL_VERSION, WorkerHello};
 use serde::de::DeserializeOwned;
-use tokio::{io::AsyncReadExt, task::JoinSet, time::timeout};
+use tokio::{io::AsyncReadExt, process::Command, task::JoinSet, time::timeout};
 
 use crate::{
     FleetConfig,
@@ -228,8 +229,26 @@ async fn probe(path: &Path) -> Result<WorkerHello, String> {
 
 /// Starts a worker with a verb that it answers with a line of JSON and its end. If the caller goes away, the process is killed.
 pub(crate) async fn ask<T: DeserializeOwned>(path: &Path, verb: &str) -> Result<T, String> {
-    let mut child = command(path, verb)
-        .stdin(Stdio::null())
+    answer(command(path, verb).stdin(Stdio::null())).await
+}
+
+/// The same about a model's file, with one line on its standard input.
+pub(crate) async fn ask_about<T: DeserializeOwned>(
+    path: &Path,
+    verb: &str,
+    file: &Path,
+    mut line: Vec<u8>,
+) -> Result<T, String> {
+    line.push(b'\n');
+    let (ours, theirs) = std::io::pipe().map_err(|error| format!("cannot be asked: {error}"))?;
+    // A pipe takes so few bytes at once, whether anybody reads them or not.
+    let written = { theirs }.write_all(&line);
+    written.map_err(|error| format!("cannot be asked: {error}"))?;
+    answer(command(path, verb).arg(file).stdin(ours)).await
+}
+
+async fn answer<T: DeserializeOwned>(command: &mut Command) -> Result<T, String> {
+    let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot be started: {error}"))?;

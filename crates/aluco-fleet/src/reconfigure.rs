@@ -43,6 +43,8 @@ impl Shared {
             queue_max: new.queue_max,
             place_timeout: new.place_timeout,
             keep_alive: new.keep_alive,
+            memory_limit: new.memory_limit,
+            memory_reserve: new.memory_reserve,
             ..self.config.clone()
         };
         let place = self.settings.write();

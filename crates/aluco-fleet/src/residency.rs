@@ -71,6 +71,8 @@ pub(crate) struct Resident {
     clients: HashMap<Arc<str>, usize>,
     /// End of the last request, or of the load.
     pub(crate) idle_since: Instant,
+    /// Bytes that its leaving gives of the memory that is short. `None`: all that it holds.
+    pub(crate) room_bytes: Option<u64>,
     /// The worker that has it, from the begin of the load.
     pub(crate) connection: Option<Arc<Connection>>,
     /// What came of the load, for all who wait for it.
@@ -155,6 +157,7 @@ impl Residency {
             requests: 0,
             clients: HashMap::new(),
             idle_since: now,
+            room_bytes: None,
             connection: None,
             outcome: watch::channel(None).0,
         };
@@ -194,6 +197,50 @@ impl Residency {
 
     pub(crate) fn get_mut(&mut self, handle: ModelHandle) -> Option<&mut Resident> {
         self.residents.get_mut(&handle)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (ModelHandle, &mut Resident)> {
+        self.residents
+            .iter_mut()
+            .map(|(&handle, resident)| (handle, resident))
+    }
+
+    pub(crate) fn contains(&self, handle: ModelHandle) -> bool {
+        self.residents.contains_key(&handle)
+    }
+
+    /// It takes requests.
+    pub(crate) fn is_ready(&self, handle: ModelHandle) -> bool {
+        let resident = self.residents.get(&handle);
+        resident.is_some_and(|resident| resident.stage == Stage::Ready)
+    }
+
+    /// It can be unloaded for another model now, or is on its way out.
+    pub(crate) fn may_go(&self, handle: ModelHandle) -> bool {
+        self.residents
+            .get(&handle)
+            .is_some_and(|resident| match resident.stage {
+                Stage::Unloading => true,
+                Stage::Ready => resident.requests == 0 && !self.is_pinned(resident),
+                Stage::Queued | Stage::Loading { .. } => false,
+            })
+    }
+
+    /// No other model makes it go, whenever it is idle.
+    pub(crate) fn is_kept(&self, handle: ModelHandle) -> bool {
+        self.residents
+            .get(&handle)
+            .is_some_and(|resident| resident.stage != Stage::Unloading && self.is_pinned(resident))
+    }
+
+    /// The models of least value that hold so many bytes together; all that may go if those hold less.
+    pub(crate) fn dispensable(&self, bytes: u64, now: Instant) -> Vec<ModelHandle> {
+        let candidates = self.candidates(now);
+        let all = || {
+            let free = candidates.iter().filter(|candidate| !candidate.must_stay);
+            free.map(|candidate| candidate.model).collect()
+        };
+        victims(&candidates, Need { places: 0, bytes }).unwrap_or_else(all)
     }
 
     pub(crate) fn remove(&mut self, handle: ModelHandle) -> Option<Resident> {
@@ -343,7 +390,10 @@ impl Residency {
                 let remembered = self.remembered.get(&resident.name);
                 Candidate {
                     model,
-                    bytes: loaded.as_ref().map_or(0, |loaded| bytes(loaded)),
+                    bytes: resident
+                        .room_bytes
+                        .or_else(|| loaded.as_deref().map(bytes))
+                        .unwrap_or_default(),
                     load_ms: loaded.map(|loaded| loaded.load_ms),
                     uses: remembered.map_or(0.0, |it| it.habit.uses(now)),
                     idle: now.saturating_duration_since(resident.idle_since),
@@ -372,7 +422,7 @@ impl Residency {
 }
 
 /// All that a model holds, on all devices.
-fn bytes(loaded: &LoadedModel) -> u64 {
+pub(crate) fn bytes(loaded: &LoadedModel) -> u64 {
     let devices = loaded.memory.iter();
     devices
         .map(|device| device.weights_bytes + device.context_bytes + device.compute_bytes)

@@ -6,12 +6,13 @@ use std::{
     time::Instant,
 };
 
+use aluco_plan::Tight;
 use aluco_proto::ModelHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FleetConfig, error::Fault, faults::Faults, residency::Residency, slot::Slot,
+    FleetConfig, error::Fault, faults::Faults, memory::Memory, residency::Residency, slot::Slot,
     speed::Speedometer, worker::Nursery,
 };
 
@@ -26,14 +27,16 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// Held by the suspect that goes on alone.
     pub(crate) trials: tokio::sync::Mutex<()>,
+    /// Held by who brings what is held below the budget.
+    pub(crate) relief: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     faults: Mutex<Faults>,
 }
 
 /// What changes; held for moments only, never across an await.
-#[derive(Default)]
 pub(crate) struct State {
     pub(crate) residency: Residency,
+    pub(crate) memory: Memory,
     pub(crate) speedometer: Speedometer,
     /// Names of models that only load with the prefix store off: the worker died while it found out how to keep their memory.
     pub(crate) without_store: HashSet<Arc<str>>,
@@ -42,25 +45,44 @@ pub(crate) struct State {
     pub(crate) is_shutting_down: bool,
 }
 
+impl State {
+    /// Notes of each model what its leaving gives of one memory.
+    pub(crate) fn price(&mut self, tight: Tight) {
+        for (handle, resident) in self.residency.iter_mut() {
+            resident.room_bytes = Some(self.memory.held_by(handle, tight).0);
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(config: FleetConfig) -> Self {
         Self {
             slot: Slot::new(&config),
             settings: RwLock::new(Arc::new(config.clone())),
-            config,
             nursery: Nursery::default(),
             stop: CancellationToken::new(),
             trials: tokio::sync::Mutex::default(),
-            state: Mutex::default(),
+            relief: tokio::sync::Mutex::default(),
+            state: Mutex::new(State {
+                residency: Residency::default(),
+                memory: Memory::new(&config),
+                speedometer: Speedometer::default(),
+                without_store: HashSet::new(),
+                benches: 0,
+                is_shutting_down: false,
+            }),
+            config,
             faults: Mutex::default(),
         }
     }
 
-    /// The state, without the models of dead workers.
+    /// The state, without the models of dead workers and what models have reserved that are gone.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
         state.residency.remove_dead();
-        state
+        state.memory.keep(|model| state.residency.contains(model));
+        guard
     }
 
     /// What is remembered of deaths.

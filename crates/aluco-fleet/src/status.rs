@@ -5,12 +5,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use aluco_plan::LedgerReport;
 use aluco_proto::{Command, Event, LoadedModel, ModelActivity, WorkerHello};
 use tokio::time::timeout;
 
-use crate::{
-    Fallback, Fleet, KeepAlive, Mishaps, Speed, connection::Connection, residency::Stage,
-};
+use crate::{Fallback, Fleet, KeepAlive, Mishaps, Speed, connection::Connection, residency::Stage};
 
 /// How long a worker may take to say what it does.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,6 +21,8 @@ pub struct FleetStatus {
     pub workers: Vec<WorkerSummary>,
     /// One per loaded or loading model, in the order of their names.
     pub models: Vec<ModelSummary>,
+    /// Who holds how much of the machine's memory.
+    pub ledger: LedgerReport,
     /// What went wrong since the fleet began.
     pub mishaps: Mishaps,
 }
@@ -95,6 +96,7 @@ impl Fleet {
                 restarts: shared.slot.restarts(),
             })
             .collect();
+        shared.look_at_memory().await;
         let (now, clock) = (Instant::now(), SystemTime::now());
         let mut state = shared.state();
         state.speedometer.read(now, &activities);
@@ -124,16 +126,18 @@ impl Fleet {
             })
             .collect();
         models.sort_by(|one, other| one.name.cmp(&other.name));
+        let state = &mut *state;
         FleetStatus {
             workers,
             models,
+            ledger: state.memory.report(&state.residency),
             mishaps: shared.nursery.tally.read(),
         }
     }
 }
 
 /// What the worker says it does; nothing if it does not say so in time.
-async fn activities(connection: &Arc<Connection>) -> Vec<ModelActivity> {
+pub(crate) async fn activities(connection: &Arc<Connection>) -> Vec<ModelActivity> {
     let Ok(mut replies) = connection.call(|request| Command::Status { request }) else {
         return Vec::new();
     };

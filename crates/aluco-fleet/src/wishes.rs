@@ -2,14 +2,20 @@
 
 use std::time::Instant;
 
-use aluco_proto::{GenerationSpec, LoadedModel};
+use aluco_plan::{Fit, Refusal};
+use aluco_proto::{GenerationSpec, LoadedModel, ModelHandle};
 
 use crate::{
     Fleet, FleetError, Generation, KeepAlive,
     fleet::NOBODY,
     loading,
+    memory::Space,
     residency::{Room, Stage},
+    wanted::Wanted,
 };
+
+/// Models are numbered from 1.
+const NO_MODEL: ModelHandle = ModelHandle(0);
 
 /// What a request says beside what is generated; nothing of it goes to a worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +34,7 @@ pub struct LoadWishes {
 }
 
 /// What a load would do now.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LoadPlan {
     /// The model's canonical name.
     pub model: String,
@@ -40,6 +46,12 @@ pub struct LoadPlan {
     pub unloads: Vec<String>,
     /// It would have to wait: too many models have requests in flight, or are pinned.
     pub waits: bool,
+    /// What it would take, if there is room for that now.
+    pub fit: Option<Fit>,
+    /// Why there is no room now, and what could be done. If `unloads` names models, there is once those have gone.
+    pub refusal: Option<Box<Refusal>>,
+    /// There will not be room: a load would be refused.
+    pub is_refused: bool,
 }
 
 impl Fleet {
@@ -100,23 +112,49 @@ impl Fleet {
     pub async fn plan_load(&self, model: &str) -> Result<LoadPlan, FleetError> {
         let shared = self.shared();
         let stored = loading::look_up(shared, model).await?;
-        let state = shared.open_state()?;
-        let is_loaded = state.residency.find(&stored.name).is_some();
-        let room = Room {
-            models_max: shared.settings().models_max,
-            bytes_needed: 0,
-        };
-        let unloads = if is_loaded {
-            Some(Vec::new())
-        } else {
-            state.residency.would_go(room, Instant::now())
-        };
-        Ok(LoadPlan {
-            model: stored.name,
-            is_loaded,
+        let mut plan = LoadPlan {
+            is_loaded: shared.open_state()?.residency.find(&stored.name).is_some(),
             file_bytes: stored.size_bytes,
-            waits: unloads.is_none(),
-            unloads: unloads.unwrap_or_default(),
-        })
+            unloads: Vec::new(),
+            waits: false,
+            fit: None,
+            refusal: None,
+            is_refused: false,
+            model: stored.name.clone(),
+        };
+        if plan.is_loaded {
+            return Ok(plan);
+        }
+        let options = loading::options(shared, &stored.name);
+        let wanted = Wanted::of(shared, &stored, options).await?;
+        let mut guard = shared.open_state()?;
+        let state = &mut *guard;
+        let mut bytes_needed = 0;
+        match state.memory.space(NO_MODEL, &wanted, &state.residency) {
+            Space::Free(fit) => plan.fit = Some(fit),
+            Space::Missing(tight, bytes, refusal) => {
+                state.price(tight);
+                bytes_needed = bytes.0;
+                plan.refusal = Some(refusal);
+            }
+            Space::Busy(refusal) => {
+                plan.waits = true;
+                plan.refusal = Some(refusal);
+            }
+            Space::Never(refusal) => {
+                plan.is_refused = true;
+                plan.refusal = Some(refusal);
+            }
+        }
+        if !plan.waits && !plan.is_refused {
+            let room = Room {
+                models_max: shared.settings().models_max,
+                bytes_needed,
+            };
+            let unloads = state.residency.would_go(room, Instant::now());
+            plan.waits = unloads.is_none();
+            plan.unloads = unloads.unwrap_or_default();
+        }
+        Ok(plan)
     }
 }

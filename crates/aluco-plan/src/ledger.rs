@@ -129,15 +129,46 @@ impl Ledger {
     /// The same without reserving: what a model would take, if it fits.
     pub fn check(&self, candidate: &Candidate<'_>) -> Result<Fit, Box<Refusal>> {
         let plan = candidate.plan();
+        self.check_with(candidate.name, &plan, || ways::ways(self, candidate, &plan))
+    }
+
+    /// [`Self::admit`] for a model of which no more is known than what it will take.
+    pub fn admit_plan(
+        &mut self,
+        name: &str,
+        plan: &MemoryPlan,
+    ) -> Result<Reservation, Box<Refusal>> {
+        self.check_plan(name, plan)?;
+        Ok(self.enter(name, &plan.items))
+    }
+
+    /// The same without reserving.
+    pub fn check_plan(&self, name: &str, plan: &MemoryPlan) -> Result<Fit, Box<Refusal>> {
+        self.check_with(name, plan, || ways::evict(self, plan).into_iter().collect())
+    }
+
+    fn check_with(
+        &self,
+        name: &str,
+        plan: &MemoryPlan,
+        ways_out: impl FnOnce() -> Vec<WayOut>,
+    ) -> Result<Fit, Box<Refusal>> {
         if self.fits(&plan.items, None) {
             Ok(Fit {
-                model: candidate.name.to_owned(),
+                model: name.to_owned(),
                 free_bytes: self.pool.budget.together.less(self.held()),
-                plan,
+                plan: plan.clone(),
             })
         } else {
-            Err(Box::new(Refusal::of(self, candidate, &plan)))
+            Err(Box::new(Refusal::of(self, name, plan, ways_out())))
         }
+    }
+
+    /// Bytes of one memory that a reservation holds; nothing if it was released.
+    pub fn held_by(&self, reservation: Reservation, tight: Tight) -> Bytes {
+        self.holders.get(&reservation).map_or(Bytes::ZERO, |it| {
+            sum(&it.entries, |item| tight.counts(item.place))
+        })
     }
 
     /// The reservations of a model, by its name: none if it is not in.
@@ -229,18 +260,27 @@ impl Ledger {
         self.sums(&[]).1
     }
 
+    /// Bytes of the CPU's memory that models hold.
+    pub fn held_on_host(&self) -> Bytes {
+        self.sums(&[]).0
+    }
+
     /// Bytes that are held beyond the budget: others took memory, or more was measured than predicted.
     pub fn excess(&self) -> Bytes {
+        self.excess_in().1
+    }
+
+    /// The same, and of which memory.
+    pub fn excess_in(&self) -> (Tight, Bytes) {
         let (host, device) = self.sums(&[]);
         let budget = self.pool.budget;
-        [
-            host.less(budget.host),
-            device.less(budget.device),
-            (host + device).less(budget.together),
-        ]
-        .into_iter()
-        .max()
-        .unwrap_or_default()
+        let sums = [
+            (Tight::Host, host.less(budget.host)),
+            (Tight::Device, device.less(budget.device)),
+            (Tight::Together, (host + device).less(budget.together)),
+        ];
+        let most = sums.into_iter().max_by_key(|(_, excess)| *excess);
+        most.expect("there are three")
     }
 
     fn within_budget(&self) -> Result<(), OverBudget> {
@@ -335,7 +375,7 @@ fn add(entries: &mut Vec<Entry>, item: Item, origin: Origin) {
 
 /// Where the buffers of a ggml buffer type lie. The CPU's are named after it, and those that a GPU backend keeps in the CPU's memory end
 /// in `_Host`.
-fn place_of(buffer_type: &str) -> Place {
+pub(crate) fn place_of(buffer_type: &str) -> Place {
     if buffer_type.starts_with("CPU") || buffer_type.ends_with("_Host") {
         Place::Host
     } else {

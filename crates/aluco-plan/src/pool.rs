@@ -144,6 +144,24 @@ impl Pool {
 }
 
 impl Pool {
+    /// The same pool, of which no more than this may be held. `source`: who says so.
+    #[must_use]
+    pub fn limited(mut self, most: Bytes, source: &str) -> Self {
+        self.host_limits.push(Limit {
+            name: "limit for all models".to_owned(),
+            source: source.to_owned(),
+            total: most,
+            free: most,
+        });
+        self.host_limits.sort_by_key(|limit| limit.free);
+        self.budget = Budget {
+            host: self.budget.host.min(most),
+            device: self.budget.device.min(most),
+            together: self.budget.together.min(most),
+        };
+        self
+    }
+
     /// RAM that the tightest limit allows: the machine's, or that of a cgroup.
     pub fn capacity(&self) -> Bytes {
         let limits = self.host_limits.iter().map(|limit| limit.total);

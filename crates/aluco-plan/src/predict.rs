@@ -5,6 +5,7 @@
 
 mod cells;
 mod compute;
+mod told;
 
 use aluco_proto::{Backend, FlashAttention, LoadOptions};
 use serde::{Deserialize, Serialize};

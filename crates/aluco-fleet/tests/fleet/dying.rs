@@ -103,6 +103,29 @@ async fn the_cause_of_a_death_names_the_signal() {
 }
 
 #[tokio::test]
+async fn the_cause_of_a_death_has_what_the_kernel_says_about_it() {
+    const HANG: &str = "amdgpu 0000:c5:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=11, emitted seq=13";
+    let mut world = World::new();
+    let began = SystemTime::now();
+    world.config.kernel_log = Some(KernelLog(Arc::new(move |since| {
+        assert!(since < began, "a hang is told long before the process ends");
+        vec![
+            "usb 1-2: new high-speed USB device number 7".to_owned(),
+            format!("{HANG}\n"),
+        ]
+    })));
+    let script = Script {
+        crash_after: Some(0),
+        ..Script::default()
+    };
+    let cause = accident(&world, &script).await;
+    assert!(cause.contains(&format!("the kernel says: {HANG} (")), "{cause}");
+    assert!(cause.contains("SIGABRT"), "{cause}");
+    assert!(cause.contains("aluco doctor"), "{cause}");
+    assert!(!cause.contains("USB"), "{cause}");
+}
+
+#[tokio::test]
 async fn a_worker_that_talks_nonsense_is_ended() {
     let world = World::new();
     let script = Script {

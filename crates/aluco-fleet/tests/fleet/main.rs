@@ -1,6 +1,7 @@
 //! The fleet over real processes: the fake worker does what each test's script says.
 
 mod bench;
+mod budget;
 mod choosing;
 mod dying;
 mod ending;

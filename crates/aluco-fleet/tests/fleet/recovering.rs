@@ -226,6 +226,31 @@ async fn requests_that_still_waited_are_sent_again() {
 }
 
 #[tokio::test]
+async fn a_question_whose_worker_dies_is_asked_once_more_and_no_third_time() {
+    for (accidents, is_answered) in [(1, true), (2, false)] {
+        let world = World::new();
+        let script = Script {
+            crash_on_tokenize: true,
+            accidents_max: Some(accidents),
+            ..story()
+        };
+        let model = world.model("m", &script);
+        let fleet = world.fleet();
+        let tokens = within(fleet.tokenize(&model, "to be or".to_owned(), true, true)).await;
+        match tokens {
+            Ok(tokens) => assert_eq!((tokens.len(), is_answered), (3, true)),
+            Err(FleetError::WorkerLost { cause }) => {
+                assert!(cause.contains("SIGABRT") && !is_answered, "{cause}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(world.count("m", "accident"), accidents as usize);
+        let deaths = within(fleet.status()).await.mishaps.worker_deaths;
+        assert_eq!(deaths.get("assertion"), Some(&u64::from(accidents)));
+    }
+}
+
+#[tokio::test]
 async fn a_death_in_the_midst_of_the_load_after_a_death_is_survived() {
     let world = World::new();
     let script = Script {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aluco_fake_worker::Script;
 use aluco_fleet::{
     Fleet, FleetError, KeepAlive, LoadPlan, LoadWishes, ModelConfig, ModelSummary, RequestOptions,
-    proto::FailureKind,
+    plan::Consumer, proto::FailureKind,
 };
 use rustix::process::Signal;
 
@@ -172,15 +172,24 @@ async fn a_plan_tells_what_a_load_would_do_and_does_nothing() {
     let wanted = world.model("wanted", &Script::default());
     let fleet = world.fleet();
     let file_bytes = std::fs::metadata(&wanted).unwrap().len();
+    let plan = async || within(fleet.plan_load(&wanted)).await.unwrap();
+    let first = plan().await;
+    let fit = first.fit.as_ref().unwrap();
+    assert_eq!(
+        fit.plan.of(Consumer::Weights).0,
+        Script::default().weights_bytes
+    );
     let expected = LoadPlan {
         model: wanted.clone(),
         is_loaded: false,
         file_bytes,
         unloads: Vec::new(),
         waits: false,
+        fit: first.fit.clone(),
+        refusal: None,
+        is_refused: false,
     };
-    let plan = async || within(fleet.plan_load(&wanted)).await.unwrap();
-    assert_eq!(plan().await, expected);
+    assert_eq!(first, expected);
     let mut stream = within(fleet.generate(&busy, spec("x"))).await.unwrap();
     first_delta(&mut stream).await;
     assert!(plan().await.waits);

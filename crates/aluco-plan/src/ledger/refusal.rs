@@ -5,9 +5,8 @@ use std::fmt::{self, Write as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Candidate, HolderReport, Ledger, WayOut, by_place,
+    HolderReport, Ledger, WayOut, by_place,
     report::{Lines, holders, needed_for},
-    ways::ways,
 };
 use crate::{Bytes, Item, MemoryPlan, Place};
 
@@ -24,6 +23,17 @@ pub enum Tight {
     Device,
     /// Memory that both share.
     Together,
+}
+
+impl Tight {
+    /// Whether what lies there is part of the sum.
+    pub fn counts(self, place: Place) -> bool {
+        match self {
+            Self::Host => place == Place::Host,
+            Self::Device => place == Place::Device,
+            Self::Together => true,
+        }
+    }
 }
 
 /// A model that does not fit. Its text is a table of at most 80 columns.
@@ -50,7 +60,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn of(ledger: &Ledger, candidate: &Candidate<'_>, plan: &MemoryPlan) -> Self {
+    pub(super) fn of(
+        ledger: &Ledger,
+        name: &str,
+        plan: &MemoryPlan,
+        ways_out: Vec<WayOut>,
+    ) -> Self {
         let (host, device) = ledger.sums(&[]);
         let (more_host, more_device) = by_place(plan.items.iter());
         let pool = ledger.pool();
@@ -71,7 +86,7 @@ impl Refusal {
             .first()
             .map(|limit| (limit.total, format!("{}, {}", limit.name, limit.source)));
         Self {
-            model: candidate.name.to_owned(),
+            model: name.to_owned(),
             context_tokens: plan.context_tokens,
             needed: plan.items.clone(),
             tight,
@@ -79,7 +94,7 @@ impl Refusal {
             free_bytes,
             limit,
             holders: holders(ledger, tight),
-            ways_out: ways(ledger, candidate, plan),
+            ways_out,
         }
     }
 }
@@ -97,7 +112,11 @@ impl fmt::Display for Refusal {
         );
         writeln!(f, "{}", wrapped(&first, "", ""))?;
         let mut needed = Lines::new("NEEDED");
-        for item in self.needed.iter().filter(|item| self.counts(item.place)) {
+        for item in self
+            .needed
+            .iter()
+            .filter(|item| self.tight.counts(item.place))
+        {
             let name = needed_for(item.consumer, self.context_tokens);
             needed.add(&name, item.bytes);
         }
@@ -123,12 +142,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    fn counts(&self, place: Place) -> bool {
-        match self.tight {
-            Tight::Host => place == Place::Host,
-            Tight::Device => place == Place::Device,
-            Tight::Together => true,
-        }
+    /// Bytes that are missing in the memory that is too small.
+    pub fn missing_bytes(&self) -> Bytes {
+        self.needed_bytes.less(self.free_bytes)
     }
 }
 

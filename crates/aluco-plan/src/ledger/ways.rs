@@ -131,7 +131,7 @@ pub(super) fn ways(ledger: &Ledger, candidate: &Candidate<'_>, plan: &MemoryPlan
         plan,
     };
     let mut ways: Vec<WayOut> = [
-        search.evict(),
+        evict(ledger, plan),
         search.smaller_store(),
         search.kv_type(KvType::Q8_0),
         search.smaller_context(),
@@ -150,6 +150,29 @@ pub(super) fn ways(ledger: &Ledger, candidate: &Candidate<'_>, plan: &MemoryPlan
     }
     ways.truncate(WAYS_MAX);
     ways
+}
+
+/// As few idle models as possible, and then those that hold least.
+pub(super) fn evict(ledger: &Ledger, plan: &MemoryPlan) -> Option<WayOut> {
+    let mut idle: Vec<&Holder> = ledger.holders.values().filter(|h| h.is_idle).collect();
+    idle.sort_by_key(|holder| holder.total());
+    let fits_without = |gone: &[&Holder]| {
+        let without = |holder: &Holder| gone.iter().any(|gone| std::ptr::eq(*gone, holder));
+        ledger.fits(&plan.items, Some(&without))
+    };
+    let one = idle.iter().find(|holder| fits_without(&[holder]));
+    let gone: Vec<&Holder> = match one {
+        Some(holder) => vec![holder],
+        None => (2..=idle.len())
+            .map(|count| idle[idle.len() - count..].to_vec())
+            .find(|gone| fits_without(gone))?,
+    };
+    Some(WayOut::Evict {
+        models: gone
+            .iter()
+            .map(|holder| (holder.name.clone(), holder.total()))
+            .collect(),
+    })
 }
 
 fn is_kv_type(way: &WayOut, wanted: KvType) -> bool {
@@ -179,29 +202,6 @@ impl Search<'_> {
 
     fn saved(&self, plan: &MemoryPlan) -> Bytes {
         self.plan.total().less(plan.total())
-    }
-
-    /// As few idle models as possible, and then those that hold least.
-    fn evict(&self) -> Option<WayOut> {
-        let mut idle: Vec<&Holder> = self.ledger.holders.values().filter(|h| h.is_idle).collect();
-        idle.sort_by_key(|holder| holder.total());
-        let fits_without = |gone: &[&Holder]| {
-            let without = |holder: &Holder| gone.iter().any(|gone| std::ptr::eq(*gone, holder));
-            self.ledger.fits(&self.plan.items, Some(&without))
-        };
-        let one = idle.iter().find(|holder| fits_without(&[holder]));
-        let gone: Vec<&Holder> = match one {
-            Some(holder) => vec![holder],
-            None => (2..=idle.len())
-                .map(|count| idle[idle.len() - count..].to_vec())
-                .find(|gone| fits_without(gone))?,
-        };
-        Some(WayOut::Evict {
-            models: gone
-                .iter()
-                .map(|holder| (holder.name.clone(), holder.total()))
-                .collect(),
-        })
     }
 
     /// As many bytes for stored prompts as fit, in whole MiB.
