@@ -25,6 +25,7 @@ use crate::{
     native, openai,
     operations::{self, Operator},
     resume::{self, Streams},
+    telemetry::{self, Sampled, Telemetry},
 };
 
 /// What all requests share. Cheap to clone.
@@ -44,6 +45,7 @@ struct Shared {
     /// Where the server listens, once it does.
     address: OnceLock<SocketAddr>,
     metrics: Metrics,
+    sampled: Sampled,
     /// Cancelled when a client asks the server to stop.
     stop: CancellationToken,
 }
@@ -78,6 +80,7 @@ impl App {
                 reloading: Mutex::default(),
                 address: OnceLock::new(),
                 metrics: Metrics::new(),
+                sampled: Sampled::default(),
                 stop: CancellationToken::new(),
             }),
         }
@@ -143,6 +146,12 @@ impl App {
         &self.shared.metrics
     }
 
+    /// How the machine does, if somebody watches it.
+    pub(crate) async fn telemetry(&self) -> Option<Arc<Telemetry>> {
+        let operator = self.shared.operator.as_ref()?;
+        self.shared.sampled.get(operator).await
+    }
+
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.shared.stop
     }
@@ -157,6 +166,7 @@ impl App {
             .route("/v1/models", get(openai::models::list))
             .route("/v1/models/{*name}", get(openai::models::get))
             .route("/aluco/v1/status", get(native::status))
+            .route("/aluco/v1/telemetry", get(telemetry::telemetry))
             .route("/aluco/v1/load", post(loading::load))
             .route("/aluco/v1/models/load", post(loading::load))
             .route("/aluco/v1/models/unload", post(native::unload))

@@ -2,6 +2,7 @@
 
 use aluco_fleet::{
     FleetError,
+    plan::Refusal,
     proto::{Failure, FailureKind},
 };
 use aluco_model::ModelError;
@@ -22,6 +23,8 @@ pub(crate) struct ApiError {
     code: &'static str,
     param: Option<String>,
     message: String,
+    /// Why there is no memory for a model, for programs.
+    refusal: Option<Box<Refusal>>,
 }
 
 impl ApiError {
@@ -31,6 +34,7 @@ impl ApiError {
             code,
             param: None,
             message: message.into(),
+            refusal: None,
         }
     }
 
@@ -64,14 +68,26 @@ impl ApiError {
         self.status
     }
 
-    /// The body, which is also the event that ends a stream.
+    /// The body, which is also the event that ends a stream. `refusal` is Aluco's own.
     pub(crate) fn to_json(&self) -> Value {
-        json!({"error": {
+        let mut error = json!({
             "message": self.message,
             "type": self.kind(),
             "param": self.param,
             "code": self.code,
-        }})
+        });
+        if let Some(refusal) = &self.refusal {
+            error["refusal"] = json!(refusal);
+        }
+        json!({"error": error})
+    }
+
+    /// There is no memory for a model, now or at all.
+    fn no_memory(status: StatusCode, message: String, refusal: Box<Refusal>) -> Self {
+        Self {
+            refusal: Some(refusal),
+            ..Self::new(status, "insufficient_memory", message).about("model")
+        }
     }
 
     fn kind(&self) -> &'static str {
@@ -93,6 +109,10 @@ impl IntoResponse for ApiError {
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+            }
+            // Clients ask again after what begins with a 5 unless they are told that it is of no use.
+            StatusCode::INSUFFICIENT_STORAGE => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
             }
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -133,6 +153,12 @@ impl From<FleetError> for ApiError {
         match error {
             FleetError::Model(error) => error.into(),
             FleetError::Failed(failure) => failure.into(),
+            FleetError::DoesNotFit(refusal) => {
+                Self::no_memory(StatusCode::INSUFFICIENT_STORAGE, message, refusal)
+            }
+            FleetError::NoRoom(refusal) => {
+                Self::no_memory(StatusCode::SERVICE_UNAVAILABLE, message, refusal)
+            }
             FleetError::NoWorker { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "no_worker", message)
             }

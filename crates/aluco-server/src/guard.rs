@@ -17,7 +17,12 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::{app::App, client::Client, error::ApiError, resume::STREAM_ID};
 
 /// What programs ask again and again, and nobody wants to read about.
-const ROUTINE: [&str; 3] = ["/health", "/metrics", "/aluco/v1/status"];
+const ROUTINE: [&str; 4] = [
+    "/health",
+    "/metrics",
+    "/aluco/v1/status",
+    "/aluco/v1/telemetry",
+];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");

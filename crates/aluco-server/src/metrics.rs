@@ -1,6 +1,7 @@
 //! Figures for Prometheus: what is counted here request by request, and what the fleet says when it is asked.
 
 mod fleet;
+mod machine;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,7 +23,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::fleet::FleetGauges;
+use self::{fleet::FleetGauges, machine::MachineGauges};
+use crate::MachineGauge;
 
 /// All figures of one server.
 pub(crate) struct Metrics {
@@ -41,6 +43,7 @@ pub(crate) struct Metrics {
     token_seconds: Family<ModelLabels, Histogram>,
     /// What the fleet says at the moment of the scrape. One scrape at a time, so that no reply mixes two moments.
     fleet: Mutex<FleetGauges>,
+    machine: MachineGauges,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -114,9 +117,11 @@ impl Metrics {
             first_token_seconds: Family::new_with_constructor(latency),
             token_seconds: Family::new_with_constructor(token_latency),
             fleet: Mutex::default(),
+            machine: MachineGauges::default(),
         };
         metrics.register_counts(&mut registry);
         metrics.gauges().clone().register(&mut registry);
+        registry.register_collector(Box::new(metrics.machine.clone()));
         Self {
             registry,
             ..metrics
@@ -258,10 +263,11 @@ impl Metrics {
             .inc_by(messages);
     }
 
-    /// Everything in the text form of Prometheus (OpenMetrics), with what the fleet says now.
-    pub(crate) fn text(&self, status: &FleetStatus) -> String {
+    /// Everything in the text form of Prometheus (OpenMetrics), with what the fleet and the machine say now.
+    pub(crate) fn text(&self, status: &FleetStatus, machine: &[MachineGauge]) -> String {
         let fleet = self.gauges();
         fleet.take_over(status);
+        self.machine.take_over(machine);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
@@ -274,10 +280,13 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use aluco_fleet::{Fleet, FleetConfig};
+    use aluco_model::{Store, StoreConfig};
+
     use super::*;
 
-    #[test]
-    fn what_happened_can_be_scraped() {
+    #[tokio::test]
+    async fn what_happened_can_be_scraped() {
         let metrics = Metrics::new();
         let running = metrics.begin();
         metrics.answered("/health", 200, Duration::from_millis(3));
@@ -303,10 +312,19 @@ mod tests {
         metrics.generated("m", &usage, &cache, &timings);
         metrics.generated("m", &usage, &CacheReport::default(), &timings);
         metrics.rule_applied("r", 2);
-        let text = metrics.text(&FleetStatus {
-            workers: Vec::new(),
-            models: Vec::new(),
-        });
+        let nowhere = StoreConfig {
+            hub_cache: "/nonexistent".into(),
+            models: "/nonexistent".into(),
+        };
+        let fleet = Fleet::new(FleetConfig::new(Store::new(nowhere)));
+        let status = fleet.status().await;
+        let machine = [
+            MachineGauge::new("gpu_busy", "How busy", "ratio", 0.5),
+            MachineGauge::new("gpu_memory_used", "Used", "bytes", 7.0).labelled("kind", "gtt"),
+            MachineGauge::new("gpu_memory_used", "Used", "bytes", 0.0).labelled("kind", "vram"),
+            MachineGauge::new("npu_awake", "1 if used", "", 1.0),
+        ];
+        let text = metrics.text(&status, &machine);
         for line in [
             "aluco_requests_total{path=\"/health\",status=\"200\"} 1",
             "aluco_requests_in_flight 1",
@@ -322,10 +340,21 @@ mod tests {
             "aluco_prompt_rules_applied_total{rule=\"r\"} 2",
             "aluco_time_to_first_token_seconds_sum{model=\"m\"} 0.04",
             "aluco_time_per_output_token_seconds_sum{model=\"m\"} 0.02",
+            "# TYPE aluco_gpu_busy_ratio gauge",
+            "aluco_gpu_busy_ratio 0.5",
+            "aluco_gpu_memory_used_bytes{kind=\"gtt\"} 7.0",
+            "aluco_gpu_memory_used_bytes{kind=\"vram\"} 0.0",
+            "aluco_npu_awake 1.0",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
         }
+        assert_eq!(
+            text.matches("# HELP aluco_gpu_memory_used_bytes").count(),
+            1
+        );
+        let nothing_known = metrics.text(&status, &[]);
+        assert!(!nothing_known.contains("gpu"), "{nothing_known}");
         drop(running);
         assert_eq!(metrics.in_flight.get(), 0);
     }

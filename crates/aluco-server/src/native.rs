@@ -29,7 +29,10 @@ pub(crate) async fn health(State(app): State<App>) -> Json<Value> {
 pub(crate) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let status = app.fleet().status().await;
     let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, form)], app.metrics().text(&status))
+    let telemetry = app.telemetry().await;
+    let machine = telemetry.as_ref().map_or(&[][..], |it| &it.gauges);
+    let text = app.metrics().text(&status, machine);
+    ([(header::CONTENT_TYPE, form)], text)
 }
 
 pub(crate) async fn status(State(app): State<App>) -> Json<FleetStatus> {

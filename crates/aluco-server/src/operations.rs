@@ -7,7 +7,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ServerConfig,
+    ServerConfig, Telemetry,
     app::App,
     body::JsonBody,
     config::{Isolation, bind_refusal},
@@ -25,6 +25,11 @@ pub trait Operator: Send + Sync + 'static {
 
     /// Changes the levels of the log, until they are changed again; the error says what is wrong with them.
     fn set_log_filter(&self, filter: &str) -> Result<(), String>;
+
+    /// How the machine does now, if the program watches it. May block for a second or two.
+    fn telemetry(&self) -> Option<Telemetry> {
+        None
+    }
 }
 
 /// A configuration that was read again.
