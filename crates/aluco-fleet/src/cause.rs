@@ -196,7 +196,7 @@ fn kernel_sign(line: &str, pid: u32) -> Option<CauseKind> {
     if is_oom_kill || has("Not enough memory for command submission") {
         Some(CauseKind::OutOfMemory)
     } else if has("[gfxhub] page fault") || has("GCVM_L2_PROTECTION_FAULT_STATUS") {
-        Some(CauseKind::DeviceFault)
+        (!names_another(line, pid)).then_some(CauseKind::DeviceFault)
     } else if (has("ring ") && has("timeout, signaled seq="))
         || has("MES failed to respond")
         || has("MES might be in unrecoverable state")
@@ -208,6 +208,20 @@ fn kernel_sign(line: &str, pid: u32) -> Option<CauseKind> {
     } else {
         None
     }
+}
+
+/// True if a line names the process that is to blame, as in `process llama-cli pid 10890`, and that is no worker.
+fn names_another(line: &str, pid: u32) -> bool {
+    let Some((before, after)) = line.rsplit_once(" pid ") else {
+        return false;
+    };
+    let digits = after.split(|letter: char| !letter.is_ascii_digit()).next();
+    let named: Option<u32> = digits.and_then(|digits| digits.parse().ok());
+    // Within a container the kernel's number is not ours, so the name counts, too.
+    let is_worker = before
+        .rsplit_once("rocess ")
+        .is_some_and(|(_, name)| name.starts_with("aluco-worker"));
+    named.is_some_and(|named| named != pid) && !is_worker
 }
 
 #[cfg(test)]
@@ -277,6 +291,21 @@ mod tests {
         assert!(by_kernel.text.contains(line), "{}", by_kernel.text);
         let other = cause(KILL, &[], &[&line.replace("4711", "47110")]);
         assert_eq!(other.kind, CauseKind::Killed);
+    }
+
+    #[test]
+    fn a_page_fault_of_another_program_is_not_the_workers() {
+        let fault =
+            "amdgpu 0000:bd:00.0: [gfxhub] page fault (src_id:0 ring:153 vmid:8 pasid:32770)";
+        for (process, kind) in [
+            ("", CauseKind::DeviceFault),
+            (" (process aluco pid 4711)", CauseKind::DeviceFault),
+            (" (process aluco-worker-vu pid 9)", CauseKind::DeviceFault),
+            (" (process llama-cli pid 10890)", CauseKind::Assertion),
+        ] {
+            let line = format!("{fault}{process}");
+            assert_eq!(cause(ABORT, &[], &[&line]).kind, kind, "{line}");
+        }
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl KernelLog {
         }
     }
 
+    /// Watches a file or a pipe with records as `/dev/kmsg` hands them out, in its place: that of a host, in a container.
+    pub fn watch_file(path: &Path) -> Result<Self, LogError> {
+        Self::kmsg(path)
+    }
+
     /// Where the messages come from.
     pub fn source(&self) -> LogSource {
         self.source
@@ -239,10 +244,14 @@ impl Shared {
         }
     }
 
-    fn take_kmsg(&self, record: &[u8], live: bool) {
-        // Only the kernel's own words count; programs can write into its log, too.
-        if let Some(record) = parse_kmsg(record).filter(|record| record.facility == 0) {
-            self.take(record.at, &record.text, live);
+    /// The device hands out one record a read; a file or a pipe, as many as there are.
+    fn take_kmsg(&self, records: &[u8], live: bool) {
+        // Lines that begin with a space belong to the record before; they are no records, so nothing is read from them.
+        for record in records.split_inclusive(|byte| *byte == b'\n') {
+            // Only the kernel's own words count; programs can write into its log, too.
+            if let Some(record) = parse_kmsg(record).filter(|record| record.facility == 0) {
+                self.take(record.at, &record.text, live);
+            }
         }
     }
 
@@ -333,14 +342,15 @@ mod tests {
 
     #[test]
     fn a_file_of_records_is_read_like_the_device() {
-        // One read of a plain file gives all of it, so it holds one record.
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("kmsg");
         let record = "3,1,1000,-;amdgpu: ring sdma0 timeout, signaled seq=1, emitted seq=2\n";
-        std::fs::write(&path, record).expect("a file");
-        let log = KernelLog::kmsg(&path).expect("a log");
+        let next = " SUBSYSTEM=pci\n4,2,1001,-;amdgpu: GPU reset begin!\n";
+        std::fs::write(&path, format!("{record}{next}")).expect("a file");
+        let log = KernelLog::watch_file(&path).expect("a log");
         let events = log.wait(SystemTime::UNIX_EPOCH, Duration::from_secs(60));
-        assert_eq!(events[0].kind.rule(), Some("LOG-01"));
+        let rules: Vec<_> = events.iter().map(|event| event.kind.rule()).collect();
+        assert_eq!(rules, [Some("LOG-01"), Some("LOG-04")]);
         let program_wrote = record.replace("3,1,", "11,1,");
         std::fs::write(&path, program_wrote).expect("a file");
         let log = KernelLog::kmsg(&path).expect("a log");
