@@ -130,8 +130,10 @@ pub enum PackageOperation {
 pub enum PackageFamily {
     /// Fedora, RHEL and kin: dnf, or rpm-ostree where the system is an image.
     Fedora,
-    /// Debian, Ubuntu and kin: apt.
+    /// Debian and kin, also Ubuntu where it is not named: apt.
     Debian,
+    /// Ubuntu and kin, where a package is called otherwise than in Debian: apt.
+    Ubuntu,
     /// Arch, CachyOS and kin: pacman.
     Arch,
     /// NixOS: options in its configuration.

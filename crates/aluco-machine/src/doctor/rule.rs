@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     expression::{Expression, parse},
+    filling::strings,
     fix::FixAction,
     template::Template,
 };
@@ -247,12 +248,21 @@ impl Rule {
         expressions
     }
 
-    /// The facts it reads, by their paths.
+    /// The facts that it and its actions read, by their paths.
     pub fn facts(&self) -> Vec<String> {
+        let actions = self.fixes.iter().flat_map(|fix| strings(&fix.action));
+        let templates = actions.filter_map(|text| Template::try_from(text).ok());
+        let of_actions: Vec<String> = templates
+            .flat_map(|template| {
+                let paths: Vec<_> = template.expressions().flat_map(Expression::paths).collect();
+                paths
+            })
+            .collect();
         let mut paths: Vec<String> = self
             .expressions()
             .into_iter()
             .flat_map(Expression::paths)
+            .chain(of_actions)
             .filter(|path| {
                 let first = path.split('.').next().unwrap_or_default();
                 !self.bindings.contains_key(first)

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::fix::{FixAction, PackageFamily, PackageOperation};
+use super::{
+    fix::{FixAction, PackageOperation},
+    packages::{PackageNames, elsewhere},
+};
 use crate::facts::{BootLoader, Facts};
 
 /// One change in words, with the commands that make it.
@@ -283,56 +286,15 @@ fn initramfs(facts: &Facts) -> String {
 fn package(
     facts: &Facts,
     operation: PackageOperation,
-    names: &std::collections::BTreeMap<PackageFamily, Vec<String>>,
+    names: &PackageNames,
 ) -> (String, Vec<String>) {
-    use PackageFamily as F;
-    use PackageOperation as O;
-    let verb = match operation {
-        O::Install => "install",
-        O::Upgrade => "upgrade",
-        O::Remove => "remove",
-    };
-    let found = family(facts).and_then(|family| Some((family, names.get(&family)?)));
-    let Some((family, names)) = found else {
-        let mut all: Vec<&str> = names.values().flatten().map(String::as_str).collect();
-        all.sort_unstable();
-        all.dedup();
-        let all = all.join(", ");
-        return (
-            format!("{verb} what your distribution calls {all}"),
-            Vec::new(),
-        );
-    };
-    let is_image = facts.distribution.ostree.copied() == Some(true);
-    let listed = names.join(" ");
-    let line = match (family, operation) {
-        (F::Fedora, O::Install) if is_image => format!("sudo rpm-ostree install {listed}"),
-        (F::Fedora, O::Upgrade) if is_image => "sudo rpm-ostree upgrade".to_owned(),
-        (F::Fedora, O::Remove) if is_image => {
-            format!("sudo rpm-ostree override remove {listed}")
+    let verb = operation.verb();
+    match operation.here(facts, names) {
+        Some((names, command)) => (format!("{verb} {}", names.join(", ")), vec![command]),
+        None => {
+            let names = elsewhere(names).join(", ");
+            let what = format!("{verb} what your distribution calls {names}");
+            (what, Vec::new())
         }
-        (F::Fedora, _) => format!("sudo dnf {verb} {listed}"),
-        (F::Debian, O::Install | O::Upgrade) => {
-            format!("sudo apt update && sudo apt install {listed}")
-        }
-        (F::Debian, O::Remove) => format!("sudo apt remove --purge {listed}"),
-        (F::Arch, O::Install) => format!("sudo pacman -S {listed}"),
-        // Single packages cannot be upgraded there without the rest.
-        (F::Arch, O::Upgrade) => format!("sudo pacman -Syu {listed}"),
-        (F::Arch, O::Remove) => format!("sudo pacman -Rns {listed}"),
-        (F::Nixos, _) => String::new(),
-    };
-    (format!("{verb} {}", names.join(", ")), vec![line])
-}
-
-fn family(facts: &Facts) -> Option<PackageFamily> {
-    let own = facts.distribution.id.get().into_iter();
-    let like = facts.distribution.like.get().into_iter().flatten();
-    own.chain(like).find_map(|name| match name.as_str() {
-        "fedora" | "rhel" | "centos" => Some(PackageFamily::Fedora),
-        "debian" | "ubuntu" => Some(PackageFamily::Debian),
-        "arch" => Some(PackageFamily::Arch),
-        "nixos" => Some(PackageFamily::Nixos),
-        _ => None,
-    })
+    }
 }

@@ -212,8 +212,11 @@ impl Gpu {
         })
     }
 
-    /// Asks the driver, and does not wait for one that does not answer.
+    /// Asks the driver, and does not wait for one that does not answer. The files of a machine that is replayed always do.
     fn complete(self, root: &Root) -> Self {
+        if !root.is_live() {
+            return self.ask(root);
+        }
         let (asked, root) = (self.clone(), root.clone());
         let (send, answer) = mpsc::channel();
         // If nobody waits any more, nobody wants the answer.
@@ -286,6 +289,10 @@ impl Gpu {
             },
             busy_percent: silence(),
             video_busy_percent: silence(),
+            clocks: CLOCKS
+                .iter()
+                .map(|name| ((*name).to_owned(), silence()))
+                .collect(),
             performance_level: silence(),
             sensors: Sensors {
                 power_mw: silence(),
@@ -398,6 +405,15 @@ fn clock_step(line: &str) -> Option<ClockStep> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_that_does_not_answer_leaves_its_clocks_unknown_and_not_absent() {
+        let silent = Gpu::default().silent();
+        for name in CLOCKS {
+            let why = silent.clocks[*name].why();
+            assert_eq!(why.map(|(because, _)| because), Some(Because::TimedOut));
+        }
+    }
 
     #[test]
     fn clocks_may_have_two_stars_and_trailing_spaces() {

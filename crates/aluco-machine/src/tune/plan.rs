@@ -99,7 +99,7 @@ impl Plan {
         let gtt = size(facts, choices)?;
         let mut wishes = Wishes::of(findings, choices, gtt.as_ref());
         if let (Some(gtt), true) = (&gtt, choices.gtt != GttChoice::Usual) {
-            wishes.add_gtt(gtt);
+            wishes.add_gtt(gtt, facts);
         }
         let mut draft = Draft::new(tree);
         let arguments: Vec<&Wish<ArgumentWish>> = wishes.arguments.values().collect();
@@ -115,7 +115,7 @@ impl Plan {
         }
         by_hand::plan(&mut draft, facts, &wishes.by_hand);
         let (changes, instructions) = draft.finish();
-        let sizes_gtt = wishes.arguments.contains_key("ttm.pages_limit");
+        let sizes_gtt = wishes.arguments.keys().any(|name| wishes::sizes_gtt(name));
         Ok(Self {
             distribution: facts.distribution.name.get().cloned(),
             boot_loader: facts.boot.loader.copied(),

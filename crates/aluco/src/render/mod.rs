@@ -2,6 +2,7 @@
 
 mod table;
 mod transfer;
+mod wrap;
 
 use std::{
     borrow::Cow,
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 pub(crate) use table::{Column, Table};
 pub(crate) use transfer::Transfer;
+pub(crate) use wrap::{LongWord, wrapped};
 
 /// Writes one line to standard error. If nobody listens there, so be it.
 pub(crate) fn say(text: &str) {

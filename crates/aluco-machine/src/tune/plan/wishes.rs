@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Choices, GttSize, LeftOut};
 use crate::{
     doctor::{Finding, FixAction, Severity},
+    facts::Facts,
     tune::Reason,
 };
 
@@ -188,22 +189,27 @@ impl Wishes {
         }
     }
 
-    /// Sizes the GPU's memory as the user asked, whether or not a rule found anything.
-    pub(super) fn add_gtt(&mut self, gtt: &GttSize) {
+    /// Sizes the GPU's memory as the user asked, whether or not a rule found anything. AMD's driver from outside the kernel has a ttm of its own, and
+    /// needs `gttsize` beside its limit.
+    pub(super) fn add_gtt(&mut self, gtt: &GttSize, facts: &Facts) {
         let reason = Reason {
             rule: "MEM-02".to_owned(),
             text: "you asked for this size".to_owned(),
             sources: Vec::new(),
         };
-        let name = "ttm.pages_limit";
-        let what = ArgumentWish::Set(format!("{name}={}", gtt.pages));
-        self.arguments.insert(
-            name.to_owned(),
-            Wish {
-                what,
-                reasons: vec![reason],
-            },
-        );
+        let names = if facts.modules.amdttm.get().is_some() {
+            &["amdttm.pages_limit", "amdgpu.gttsize"][..]
+        } else {
+            &["ttm.pages_limit"]
+        };
+        for name in names {
+            let value = sized(name, Some(gtt)).expect("these arguments are sized");
+            let wish = Wish {
+                what: ArgumentWish::Set(format!("{name}={value}")),
+                reasons: vec![reason.clone()],
+            };
+            self.arguments.insert((*name).to_owned(), wish);
+        }
     }
 }
 
@@ -223,11 +229,16 @@ fn merge_one(place: &mut Option<Wish<String>>, what: String, reason: &Reason) {
     }
 }
 
+/// Whether this argument says how much memory the GPU may have.
+pub(super) fn sizes_gtt(name: &str) -> bool {
+    matches!(name, "ttm.pages_limit" | "amdttm.pages_limit")
+}
+
 /// The value that our own sizing gives an argument.
 fn sized(name: &str, gtt: Option<&GttSize>) -> Option<String> {
     let gtt = gtt?;
     match name {
-        "ttm.pages_limit" => Some(gtt.pages.to_string()),
+        name if sizes_gtt(name) => Some(gtt.pages.to_string()),
         "amdgpu.gttsize" => Some(gtt.mib().to_string()),
         _ => None,
     }

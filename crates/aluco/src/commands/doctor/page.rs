@@ -52,7 +52,7 @@ pub(super) fn render(
         paper.paragraph("", "Nothing wrong was found.", &bold);
         paper.gap();
     }
-    write_counts(&mut paper, report);
+    write_counts(&mut paper, report, facts);
     write_unchecked(&mut paper, report);
     if all {
         write_quiet(&mut paper, "Fine", &report.passed);
@@ -141,7 +141,7 @@ pub(super) fn write_steps(paper: &mut Paper, finding: &Finding, facts: &Facts, i
     }
 }
 
-fn write_counts(paper: &mut Paper, report: &Report) {
+fn write_counts(paper: &mut Paper, report: &Report, facts: &Facts) {
     let found = report.findings.len();
     let checked = found + report.passed.len();
     let count = |severity: Severity| {
@@ -172,7 +172,16 @@ fn write_counts(paper: &mut Paper, report: &Report) {
     text.push('.');
     if !report.not_applicable.is_empty() {
         let count = plural(report.not_applicable.len(), "rule");
-        let _ = write!(text, " {count} about things that are not here.");
+        let _ = match facts.identity.strix_halo.copied() {
+            Some(false) => write!(
+                text,
+                " This is no Strix Halo machine: {count} do not concern it."
+            ),
+            _ => write!(
+                text,
+                " {count} about things that this machine does not have."
+            ),
+        };
     }
     if !report.unchecked.is_empty() {
         let count = plural(report.unchecked.len(), "rule");

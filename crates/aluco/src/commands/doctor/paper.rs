@@ -2,6 +2,8 @@
 
 use console::{Style, measure_text_width};
 
+use crate::render::{LongWord, wrapped};
+
 /// Wider lines of prose are hard to read.
 const PROSE_MAX: usize = 116;
 
@@ -51,7 +53,7 @@ impl Paper {
     pub(super) fn paragraph(&mut self, label: &str, text: &str, style: &Style) {
         let indent = measure_text_width(label);
         let room = self.width.min(PROSE_MAX).saturating_sub(indent).max(24);
-        for (index, line) in wrap(text, room).iter().enumerate() {
+        for (index, line) in wrapped(text, room, LongWord::Whole).iter().enumerate() {
             let painted = self.paint(style, line);
             if index == 0 {
                 self.line(&format!("{label}{painted}"));
@@ -75,26 +77,6 @@ impl Paper {
             }
         }
     }
-}
-
-/// The lines of a paragraph. A word that is wider than a line has one for itself.
-fn wrap(text: &str, room: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split_whitespace() {
-        let wider = measure_text_width(&line) + 1 + measure_text_width(word);
-        if !line.is_empty() && wider > room {
-            lines.push(std::mem::take(&mut line));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    if !line.is_empty() {
-        lines.push(line);
-    }
-    lines
 }
 
 /// A command broken after `&&` and `|`, as a shell reads it in one go.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use aluco_machine::facts::{Because, Facts, Known};
 
-use crate::render::printable;
+use crate::render::{LongWord, printable, wrapped};
 
 /// Where values stand.
 const INDENT: usize = 18;
@@ -49,7 +49,7 @@ impl Page {
         let value = printable(value);
         let width = self.columns - INDENT;
         let mut label = label;
-        for line in wrapped(&value, width) {
+        for line in wrapped(&value, width, LongWord::Cut) {
             let row = format!("  {label:<width$}{line}", width = INDENT - 2);
             self.text.push_str(row.trim_end());
             self.text.push('\n');
@@ -97,7 +97,7 @@ impl Page {
                 names.dedup();
                 let line = format!("{}: {why}", names.join(", "));
                 let mut indent = "    ";
-                for line in wrapped(&printable(&line), self.columns - 6) {
+                for line in wrapped(&printable(&line), self.columns - 6, LongWord::Cut) {
                     self.text.push_str(indent);
                     self.text.push_str(line);
                     self.text.push('\n');
@@ -123,46 +123,6 @@ fn reason(because: Because) -> &'static str {
         Because::Failed => "could not be read:",
         Because::NotCollected => "was not looked at:",
     }
-}
-
-/// Lines of at most so many columns, parted at spaces; a longer word stands on a line of its own, cut where it must be.
-fn wrapped(text: &str, width: usize) -> Vec<&str> {
-    let mut lines = Vec::new();
-    for mut rest in text.lines() {
-        loop {
-            let mut columns = 0;
-            let mut space = None;
-            let mut end = rest.len();
-            for (index, letter) in rest.char_indices() {
-                columns += console::measure_text_width(letter.encode_utf8(&mut [0; 4]));
-                if columns > width {
-                    end = index;
-                    break;
-                }
-                if letter == ' ' {
-                    space = Some(index);
-                }
-            }
-            if end == rest.len() {
-                lines.push(rest.trim_end());
-                break;
-            }
-            let fits_at_space = rest[end..].starts_with(' ');
-            let cut = match space {
-                Some(space) if !fits_at_space && space > 0 => space,
-                _ => end.max(rest.chars().next().map_or(1, char::len_utf8)),
-            };
-            lines.push(rest[..cut].trim_end());
-            rest = rest[cut..].trim_start();
-            if rest.is_empty() {
-                break;
-            }
-        }
-    }
-    if lines.is_empty() {
-        lines.push("");
-    }
-    lines
 }
 
 #[cfg(test)]
@@ -196,14 +156,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn long_words_are_cut_and_short_ones_kept_whole() {
-        assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
-        assert_eq!(wrapped("one two", 7), ["one two"]);
-        assert_eq!(wrapped("abcdefgh ij", 4), ["abcd", "efgh", "ij"]);
-        assert_eq!(wrapped("猫頭鷹", 4), ["猫頭", "鷹"]);
-        assert_eq!(wrapped("", 4), [""]);
     }
 }

@@ -11,7 +11,7 @@ use aluco_machine::tune::{
 };
 use console::Style;
 
-use crate::render::{ago, printable, say, terminal_columns};
+use crate::render::{LongWord, ago, printable, say, terminal_columns, wrapped};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -118,20 +118,12 @@ fn reasons(reasons: &[Reason], output: &mut impl Write) -> io::Result<()> {
 /// Writes a text with a head before it, broken at the terminal's width.
 fn paragraph(head: &str, text: &str, output: &mut impl Write) -> io::Result<()> {
     let columns = terminal_columns().unwrap_or(100).max(40);
-    let text = printable(text);
-    let mut line = format!("  {head:<6} ");
-    let mut has_words = false;
-    for word in text.split_whitespace() {
-        let width = console::measure_text_width(&line) + 1 + console::measure_text_width(word);
-        if has_words && width > columns {
-            writeln!(output, "{line}")?;
-            line = " ".repeat(9);
-        }
-        line.push(' ');
-        line.push_str(word);
-        has_words = true;
+    let mut label = format!("  {head:<6} ");
+    for line in wrapped(&printable(text), columns - 10, LongWord::Whole) {
+        writeln!(output, "{label} {line}")?;
+        label = " ".repeat(9);
     }
-    writeln!(output, "{line}")
+    Ok(())
 }
 
 /// Commands that were not run.
