@@ -53,6 +53,8 @@ pub struct Script {
     pub crash_on_load: bool,
     /// The load ends in `crash` unless it asks for no prefix store, as that of a model whose memory cannot be exported.
     pub crash_on_probe: bool,
+    /// A question for the tokens of a text ends in `crash`.
+    pub crash_on_tokenize: bool,
     /// The process ends by `crash` after this many tokens of a request.
     pub crash_after: Option<u32>,
     /// Crashes and hangs happen so often at most, over all workers: each leaves a line `accident` in the journal. `None`: always.
@@ -99,6 +101,7 @@ impl Default for Script {
             load_error: None,
             crash_on_load: false,
             crash_on_probe: false,
+            crash_on_tokenize: false,
             crash_after: None,
             accidents_max: None,
             culprit: None,

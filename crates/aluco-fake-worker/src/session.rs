@@ -237,7 +237,12 @@ impl Worker {
                 text,
                 ..
             } => match self.model(model) {
-                Ok(_) => {
+                Ok(model) => {
+                    let script = &model.script;
+                    let micro_batch_tokens = model.loaded.micro_batch_tokens;
+                    if script.crash_on_tokenize && script.allows_accident(micro_batch_tokens) {
+                        self.crash(script);
+                    }
                     let tokens = self.vocabulary.tokenize(&text);
                     self.send(&Event::Tokens { request, tokens });
                 }

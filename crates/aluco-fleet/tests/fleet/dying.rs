@@ -1,9 +1,14 @@
 //! Workers that die, hang or talk nonsense: what is told of it, and a new worker for the next one. How streams go on is in `recovering`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use aluco_fake_worker::{Crash, Hang, Persona, Script};
-use aluco_fleet::{Fleet, FleetError, Generation, ModelState, proto::FailureKind};
+use aluco_fleet::{
+    Fleet, FleetError, Generation, KernelLog, ModelState, proto::FailureKind,
+};
 use rustix::process::Signal;
 
 use crate::world::{
@@ -115,7 +120,7 @@ async fn the_cause_of_a_death_has_what_the_kernel_says_about_it() {
         ]
     })));
     let script = Script {
-        crash_after: Some(0),
+        crash_after: Some(1),
         ..Script::default()
     };
     let cause = accident(&world, &script).await;

@@ -4,7 +4,12 @@
 //! A short reply is computed again token by token, as it was at first, so a stream that runs alone goes on with the very same logits. Beside
 //! others a token is computed in batches of other sizes each time, which moves the last bits of logits, and a near tie may fall the other way.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use aluco_fleet::{
     Fleet, FleetConfig, Recovery,
@@ -31,12 +36,15 @@ fn named(variable: &str) -> PathBuf {
     path
 }
 
-fn fleet(folder: &TempDir) -> Fleet {
+/// Longest pause after a worker was stopped: it is noticed after 2 s and the next heartbeat, then the model is loaded again.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
+
+fn config(folder: &TempDir) -> FleetConfig {
     let store = Store::new(StoreConfig {
         hub_cache: folder.path().join("hub"),
         models: folder.path().join("models"),
     });
-    Fleet::new(FleetConfig {
+    FleetConfig {
         worker_binary: Some(named("ALUCO_TEST_WORKER")),
         restart_backoff: Duration::from_millis(20),
         fallback_after_deaths: None,
@@ -56,7 +64,24 @@ fn fleet(folder: &TempDir) -> Fleet {
             ..LoadOptions::default()
         },
         ..FleetConfig::new(store)
-    })
+    }
+}
+
+fn fleet(folder: &TempDir) -> Fleet {
+    Fleet::new(config(folder))
+}
+
+/// The worker as it is, but with a fault in its environment.
+fn faulty_worker(folder: &TempDir, fault: &str) -> PathBuf {
+    let path = folder.path().join("worker");
+    let worker = named("ALUCO_TEST_WORKER");
+    let script = format!(
+        "#!/bin/sh\nALUCO_FAULT='{fault}' exec '{}' \"$@\"\n",
+        worker.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 fn spec(prompt: &str, temperature: f32, seed: u32) -> GenerationSpec {
@@ -117,10 +142,14 @@ async fn read(
 }
 
 async fn kill_worker(fleet: &Fleet) {
+    signal_worker(fleet, Signal::KILL).await;
+}
+
+async fn signal_worker(fleet: &Fleet, signal: Signal) {
     let worker = fleet.status().await.workers.into_iter().next();
     let pid = worker.expect("a worker runs").hello.pid;
     let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
+    kill_process(pid, signal).unwrap();
 }
 
 #[tokio::test]
@@ -202,5 +231,63 @@ async fn eight_streams_that_are_killed_together_all_complete_without_a_token_twi
         same += usize::from(reply.text == expected.text);
     }
     println!("{same} of 8 texts are those of streams that ran alone and undisturbed");
+    fleet.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_worker_that_aborts_in_the_midst_of_a_step_is_named_and_its_stream_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec("The tawny owl is a bird that", 0.8, 7);
+    let calm = fleet(&folder);
+    let (expected, _) = read(&calm, spec.clone(), None).await;
+    calm.shutdown(Duration::ZERO).await;
+    let once = folder.path().join("once");
+    let fault = format!("abort-in-decode:40:{}", once.display());
+    let fleet = Fleet::new(FleetConfig {
+        worker_binary: Some(faulty_worker(&folder, &fault)),
+        // The cause is told with the step that it leads to.
+        fallback_after_deaths: Some(1),
+        ..config(&folder)
+    });
+    let (reply, recovery) = read(&fleet, spec, None).await;
+    assert!(once.is_file(), "the worker has aborted");
+    assert_eq!(recovery.restarts, 1);
+    assert!((1..40).contains(&recovery.resumed_at_tokens[0]));
+    let cause = recovery.fallback.unwrap().cause;
+    assert!(cause.contains("SIGABRT"), "{cause}");
+    assert!(cause.contains("aborted in step 40"), "{cause}");
+    assert_eq!(reply.text, expected.text);
+    assert_eq!(reply.tokens, expected.tokens);
+    let mishaps = fleet.status().await.mishaps;
+    assert_eq!(mishaps.worker_deaths.get("assertion"), Some(&1));
+    fleet.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_stopped_worker_costs_a_pause_of_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(&folder);
+    let (news, mut heard) = mpsc::unbounded_channel();
+    let stopping = async {
+        while heard.recv().await.is_some_and(|tokens| tokens < 20) {}
+        signal_worker(&fleet, Signal::STOP).await;
+        let stopped = Instant::now();
+        // What was on its way when it was stopped is no sign of life.
+        let settled = tokio::time::Instant::now() + Duration::from_millis(500);
+        while let Ok(Some(_)) = tokio::time::timeout_at(settled, heard.recv()).await {}
+        heard.recv().await.expect("the stream goes on");
+        stopped.elapsed()
+    };
+    let spec = spec("Once upon a time", 0.0, 1);
+    let ((reply, recovery), pause) = tokio::join!(read(&fleet, spec, Some(news)), stopping);
+    println!("the next token came {pause:.2?} after the stop");
+    assert_eq!(reply.tokens.len(), TOKENS as usize);
+    assert_eq!(recovery.restarts, 1);
+    assert!(pause >= config(&folder).stopped_timeout, "{pause:.2?}");
+    assert!(pause < PAUSE_MAX, "{pause:.2?}");
+    let mishaps = fleet.status().await.mishaps;
+    assert_eq!(mishaps.worker_deaths.get("stopped"), Some(&1));
     fleet.shutdown(Duration::ZERO).await;
 }
