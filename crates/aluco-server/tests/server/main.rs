@@ -9,6 +9,7 @@ mod loading;
 mod native;
 mod operating;
 mod queueing;
+mod refusing;
 mod recovering;
 mod resuming;
 mod rules;
