@@ -8,7 +8,7 @@ use std::{
 
 use aluco_proto::{
     Alternative, Failure, FailureKind, FinishReason, GenerationEvent, GenerationSpec, RequestId,
-    Resume, ResumeChoice, Timings, Token, TokenLogprob, Usage,
+    Resume, ResumeChoice, Speculated, Timings, Token, TokenLogprob, Usage,
 };
 
 use crate::{
@@ -210,6 +210,10 @@ fn try_run(
                         .logprobs
                         .map(|top| vec![logprob(token, piece, step, top)])
                         .unwrap_or_default(),
+                    speculated: (script.drafted_tokens > 0).then_some(Speculated {
+                        drafted_tokens: script.drafted_tokens,
+                        accepted_tokens: script.accepted_tokens,
+                    }),
                 });
                 stopped_by
                     .map(FinishReason::StopString)
@@ -229,6 +233,7 @@ fn try_run(
                         text: rest,
                         tokens: Vec::new(),
                         logprobs: Vec::new(),
+                        speculated: None,
                     });
                 }
                 send(GenerationEvent::Finished {

@@ -218,6 +218,7 @@ impl State {
                 text,
                 tokens,
                 logprobs,
+                speculated,
             } => {
                 // Deltas of different choices have no order among them, so a later delta may join an earlier one of its choice.
                 let earlier = self
@@ -230,6 +231,7 @@ impl State {
                             text,
                             tokens,
                             logprobs,
+                            ..
                         } => Some((*choice, text, tokens, logprobs)),
                         _ => None,
                     })
@@ -244,6 +246,7 @@ impl State {
                         text,
                         tokens,
                         logprobs,
+                        speculated,
                     });
                 }
             }
@@ -302,6 +305,7 @@ mod tests {
             text: text.to_owned(),
             tokens: vec![7],
             logprobs: Vec::new(),
+            speculated: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aluco_proto::{GenerationEvent, Resume, ResumeChoice, Timings, Token};
+use aluco_proto::{GenerationEvent, Resume, ResumeChoice, Speculated, Timings, Token};
 
 use crate::blame::Place;
 
@@ -16,6 +16,9 @@ pub(crate) struct Progress {
     /// Of the prompt, in the present worker.
     computed_tokens: u32,
     choices: Vec<ResumeChoice>,
+    /// What the workers before the present one have guessed, and what that one has.
+    guessed_before: Speculated,
+    guessed: Speculated,
     first_delta: Option<Instant>,
     last_delta: Option<Instant>,
     /// The present worker is not the first.
@@ -43,6 +46,8 @@ impl Progress {
             computed_tokens: 0,
             // A request for absurdly many is refused by the worker; it need not cost memory first.
             choices: vec![ResumeChoice::default(); choices.min(1024) as usize],
+            guessed_before: Speculated::default(),
+            guessed: Speculated::default(),
             first_delta: None,
             last_delta: None,
             is_resumed: false,
@@ -95,8 +100,10 @@ impl Progress {
                 choice,
                 ref text,
                 ref tokens,
+                speculated,
                 ..
             } => {
+                self.guessed = speculated.unwrap_or(self.guessed);
                 if let Some(choice) = self.choices.get_mut(choice as usize) {
                     choice.tokens.extend(tokens);
                     choice.text_bytes += text.len() as u64;
@@ -113,6 +120,8 @@ impl Progress {
             }
             GenerationEvent::Done { usage, timings } if self.is_resumed => {
                 let mut usage = usage;
+                usage.drafted_tokens += self.guessed_before.drafted_tokens;
+                usage.accepted_tokens += self.guessed_before.accepted_tokens;
                 if let Some(accepted) = &self.accepted {
                     usage.prompt_tokens = accepted.prompt_tokens;
                     usage.cached_tokens = accepted.cached_tokens;
@@ -127,6 +136,9 @@ impl Progress {
     /// The worker is lost: what comes next comes from another one.
     pub(crate) fn lost(&mut self) {
         self.is_resumed |= self.accepted.is_some();
+        let guessed = std::mem::take(&mut self.guessed);
+        self.guessed_before.drafted_tokens += guessed.drafted_tokens;
+        self.guessed_before.accepted_tokens += guessed.accepted_tokens;
         self.computed_tokens = 0;
         self.is_running = false;
     }
@@ -202,6 +214,21 @@ mod tests {
             text: text.to_owned(),
             tokens: vec![7],
             logprobs: Vec::new(),
+            speculated: None,
+        }
+    }
+
+    /// One before which so many were guessed in its worker, and were right.
+    fn speculated(drafted_tokens: u32, accepted_tokens: u32) -> GenerationEvent {
+        GenerationEvent::Delta {
+            choice: 0,
+            text: String::new(),
+            tokens: vec![7],
+            logprobs: Vec::new(),
+            speculated: Some(Speculated {
+                drafted_tokens,
+                accepted_tokens,
+            }),
         }
     }
 
@@ -259,6 +286,33 @@ mod tests {
         );
         assert_eq!(resume.choices[1].tokens, [7]);
         assert_eq!(progress.generated_tokens(), 4);
+    }
+
+    #[test]
+    fn guesses_of_lost_workers_count() {
+        let now = Instant::now();
+        let mut progress = Progress::new(1, now);
+        for event in [started(2), speculated(3, 1), speculated(9, 4), delta(0, "")] {
+            progress.note(event, now);
+        }
+        progress.lost();
+        progress.note(speculated(2, 2), now);
+        progress.lost();
+        // This one has guessed nothing yet.
+        progress.lost();
+        let usage = Usage {
+            drafted_tokens: 10,
+            accepted_tokens: 5,
+            ..Usage::default()
+        };
+        let done = GenerationEvent::Done {
+            usage,
+            timings: Timings::default(),
+        };
+        let Some(GenerationEvent::Done { usage, .. }) = progress.note(done, now) else {
+            panic!("no end");
+        };
+        assert_eq!((usage.drafted_tokens, usage.accepted_tokens), (21, 11));
     }
 
     #[test]

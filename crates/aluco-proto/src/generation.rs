@@ -185,6 +185,9 @@ pub enum GenerationEvent {
         /// One entry per token of `tokens` if log probabilities were asked for, else empty.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
+        /// What this worker has guessed for the request so far; `None` if nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        speculated: Option<Speculated>,
     },
     /// One choice is complete.
     Finished {
@@ -247,6 +250,15 @@ pub struct Alternative {
     pub bytes: Vec<u8>,
     /// Natural logarithm of its probability.
     pub logprob: f32,
+}
+
+/// What speculation did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Speculated {
+    /// Tokens that were guessed.
+    pub drafted_tokens: u32,
+    /// How many of them were right.
+    pub accepted_tokens: u32,
 }
 
 /// Tokens in and out of one request.

@@ -27,7 +27,7 @@ pub use frame::{
 };
 pub use generation::{
     Alternative, ChatPrompt, FinishReason, GenerationEvent, GenerationSpec, Prompt, Resume,
-    ResumeChoice, Sampling, Timings, TokenLogprob, Truncate, Usage,
+    ResumeChoice, Sampling, Speculated, Timings, TokenLogprob, Truncate, Usage,
 };
 pub use model::{
     Backend, DeviceMemory, FlashAttention, KvType, LoadOptions, LoadedModel, Speculation,

@@ -6,9 +6,7 @@ use std::{
 };
 
 use aluco_fake_worker::{Crash, Hang, Persona, Script};
-use aluco_fleet::{
-    Fleet, FleetError, Generation, KernelLog, ModelState, proto::FailureKind,
-};
+use aluco_fleet::{Fleet, FleetError, Generation, KernelLog, ModelState, proto::FailureKind};
 use rustix::process::Signal;
 
 use crate::world::{
@@ -109,7 +107,8 @@ async fn the_cause_of_a_death_names_the_signal() {
 
 #[tokio::test]
 async fn the_cause_of_a_death_has_what_the_kernel_says_about_it() {
-    const HANG: &str = "amdgpu 0000:c5:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=11, emitted seq=13";
+    const HANG: &str =
+        "amdgpu 0000:c5:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=11, emitted seq=13";
     let mut world = World::new();
     let began = SystemTime::now();
     world.config.kernel_log = Some(KernelLog(Arc::new(move |since| {
@@ -124,7 +123,10 @@ async fn the_cause_of_a_death_has_what_the_kernel_says_about_it() {
         ..Script::default()
     };
     let cause = accident(&world, &script).await;
-    assert!(cause.contains(&format!("the kernel says: {HANG} (")), "{cause}");
+    assert!(
+        cause.contains(&format!("the kernel says: {HANG} (")),
+        "{cause}"
+    );
     assert!(cause.contains("SIGABRT"), "{cause}");
     assert!(cause.contains("aluco doctor"), "{cause}");
     assert!(!cause.contains("USB"), "{cause}");

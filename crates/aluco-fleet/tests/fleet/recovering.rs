@@ -55,6 +55,7 @@ fn seen(events: &[GenerationEvent], choices: usize) -> Seen {
                 text,
                 tokens,
                 logprobs,
+                ..
             } => {
                 let choice = choice as usize;
                 assert_eq!(seen.finished[choice], None, "text behind the end");
@@ -223,6 +224,23 @@ async fn requests_that_still_waited_are_sent_again() {
         assert_eq!(within(request).await.unwrap(), expected);
     }
     assert_eq!(world.count("m", "load"), 2, "one load for all of them");
+}
+
+#[tokio::test]
+async fn what_a_lost_worker_guessed_counts_in_the_end() {
+    let world = World::new();
+    let script = Script {
+        crash_after: Some(7),
+        accidents_max: Some(1),
+        drafted_tokens: 5,
+        accepted_tokens: 3,
+        ..story()
+    };
+    let model = world.model("m", &script);
+    let fleet = world.fleet();
+    let stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
+    let usage = seen(&events(stream).await, 1).usage.unwrap();
+    assert_eq!((usage.drafted_tokens, usage.accepted_tokens), (10, 6));
 }
 
 #[tokio::test]

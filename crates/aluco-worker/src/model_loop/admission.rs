@@ -135,6 +135,7 @@ impl ModelLoop {
                 text,
                 tokens: Vec::new(),
                 logprobs: Vec::new(),
+                speculated: None,
             };
             self.outbox.generation(stream.request, event);
         }

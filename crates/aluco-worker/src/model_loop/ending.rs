@@ -98,6 +98,7 @@ impl ModelLoop {
                         text,
                         tokens: Vec::new(),
                         logprobs: Vec::new(),
+                        speculated: None,
                     },
                 );
             }

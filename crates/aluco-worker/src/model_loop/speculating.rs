@@ -103,6 +103,8 @@ impl ModelLoop {
             accepted: 0,
             is_complete: false,
         };
+        // Counted as it goes, since each delta tells how much was guessed before it.
+        self.generation(rows.request).drafted_tokens += rows.drafts.len() as u32;
         for at in 0..=rows.drafts.len() {
             self.sample(rows.request, rows.choice, rows.first + at);
             // It is gone if sampling failed.
@@ -114,23 +116,22 @@ impl ModelLoop {
                 judgement.is_complete = true;
                 break;
             }
+            let is_finished = stream.finished;
             judgement.accepted += 1;
-            if stream.finished {
+            self.generation(rows.request).accepted_tokens += 1;
+            if is_finished {
                 break;
             }
         }
         if !rows.drafts.is_empty() {
-            self.settle(rows, judgement);
+            self.settle(rows);
         }
         judgement
     }
 
     /// Takes the rejected drafts of a stream out of its sequence.
-    fn settle(&mut self, rows: &Rows, judgement: Judgement) {
+    fn settle(&mut self, rows: &Rows) {
         let drafted = rows.drafts.len() as u32;
-        let generation = self.generation(rows.request);
-        generation.drafted_tokens += drafted;
-        generation.accepted_tokens += judgement.accepted;
         let Some(stream) = self.running.iter_mut().find(|stream| rows.are_of(stream)) else {
             return;
         };

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aluco_proto::{Failure, FailureKind, FinishReason, GenerationEvent, RequestId, Token};
+use aluco_proto::{
+    Failure, FailureKind, FinishReason, GenerationEvent, RequestId, Speculated, Token,
+};
 use aluco_schedule::planner::{self, Limits, Need};
 
 use super::{
@@ -345,6 +347,10 @@ impl ModelLoop {
         generation.first_token.get_or_insert(now);
         generation.last_token = Some(now);
         self.activity.decode_tokens.fetch_add(1, Ordering::Relaxed);
+        let speculated = (generation.drafted_tokens > 0).then_some(Speculated {
+            drafted_tokens: generation.drafted_tokens,
+            accepted_tokens: generation.accepted_tokens,
+        });
         if advance.visible || !advance.text.is_empty() {
             self.outbox.generation(
                 stream.request,
@@ -357,6 +363,7 @@ impl ModelLoop {
                         Vec::new()
                     },
                     logprobs,
+                    speculated,
                 },
             );
         }

@@ -283,6 +283,7 @@ impl Outcome {
                 text,
                 tokens,
                 logprobs,
+                ..
             } => {
                 let choice = self.choice(choice);
                 self.text[choice].push_str(&text);
