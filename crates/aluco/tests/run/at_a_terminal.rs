@@ -115,6 +115,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_conversation_is_held_kept_and_gone_on_with() {
     let home = Home::with(&Script {
@@ -276,10 +284,16 @@ fn a_failed_answer_can_be_asked_for_again() {
     let mut terminal = Terminal::open(&home, &[]);
     terminal.prompt();
     terminal.press("hello\r");
-    terminal.expect("the worker process ended");
+    terminal.expect("this request has ended 2 workers at the same place");
     terminal.expect("/retry asks again");
     terminal.prompt();
     Script::default().write(&home.model()).unwrap();
+    // The very same would be refused for a while, whatever has become of the model.
+    terminal.press("/retry\r");
+    terminal.expect("this very request has ended workers before");
+    terminal.prompt();
+    terminal.press("/set seed 1\r");
+    terminal.prompt();
     terminal.press("/retry\r");
     terminal.expect("Hello, world!\r\n");
     terminal.prompt();
