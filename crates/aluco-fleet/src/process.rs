@@ -127,6 +127,7 @@ pub(crate) async fn keep(
     on_ending: impl FnOnce(),
 ) -> Cause {
     let pid = child.id().unwrap_or(0);
+    let began = SystemTime::now();
     let mut verdict = None;
     let mut reader_is_done = false;
     loop {
@@ -176,7 +177,9 @@ pub(crate) async fn keep(
         None
     };
     let kernel_lines = match around.kernel_log {
-        Some(log) if !matches!(verdict, Some((CauseKind::Unneeded, _))) => read_log(log).await,
+        Some(log) if !matches!(verdict, Some((CauseKind::Unneeded, _))) => {
+            read_log(log, began).await
+        }
         _ => Vec::new(),
     };
     let tail = around.tail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,9 +192,9 @@ pub(crate) async fn keep(
     })
 }
 
-/// What the kernel said lately.
-async fn read_log(log: KernelLog) -> Vec<String> {
-    let since = SystemTime::now() - KERNEL_LOG_SPAN;
+/// What the kernel said lately, and since the process began: what happened before was not its end.
+async fn read_log(log: KernelLog, began: SystemTime) -> Vec<String> {
+    let since = began.max(SystemTime::now() - KERNEL_LOG_SPAN);
     let reading = tokio::task::spawn_blocking(move || (log.0)(since));
     match timeout(KERNEL_LOG_GRACE, reading).await {
         Ok(Ok(lines)) => lines,

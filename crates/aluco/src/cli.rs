@@ -6,6 +6,7 @@ mod doctor;
 mod machine;
 mod mem;
 mod overrides;
+mod top;
 mod tune;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use cache::{
 pub(crate) use machine::{MachineAction, MachineArgs, MachineBenchArgs, MachineCaptureArgs};
 pub(crate) use mem::MemArgs;
 pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
+pub(crate) use top::TopArgs;
 pub(crate) use tune::{
     Answer, TuneAction, TuneApplyArgs, TuneArgs, TuneChoiceArgs, TunePlanArgs, TuneStatusArgs,
     TuneUndoArgs,
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Show the models that a running server holds
     Ps(PsArgs),
+    /// Watch a running server live
+    Top(TopArgs),
     /// Have a running server load a model
     Load(LoadArgs),
     /// Show who holds how much memory, and what a model would take
@@ -104,6 +108,7 @@ impl Command {
             Self::Run(args) => &args.overrides.given,
             Self::Serve(args) => &args.overrides.given,
             Self::Ps(args) => &args.overrides.given,
+            Self::Top(args) => &args.overrides.given,
             Self::Load(args) => &args.overrides.given,
             Self::Mem(args) => &args.overrides.given,
             Self::Stop(args) => &args.overrides.given,
@@ -214,6 +219,9 @@ pub(crate) struct ServeArgs {
     /// Model to load at the start, beside those of --preload
     #[arg(long = "model", value_name = "MODEL")]
     pub(crate) models: Vec<String>,
+    /// File or pipe to read the kernel's messages from in the place of /dev/kmsg
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) kernel_log: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Serving>,
 }

@@ -1,5 +1,7 @@
 //! From settings to the libraries' own configurations.
 
+use std::sync::Arc;
+
 use aluco_fleet::FleetConfig;
 use aluco_model::{HubConfig, Store, StoreConfig};
 use aluco_server::{PromptRules, ResumeConfig, ServerConfig};
@@ -7,6 +9,7 @@ use aluco_server::{PromptRules, ResumeConfig, ServerConfig};
 use crate::{
     config::Settings,
     failure::{Failure, Outcome},
+    watching::KernelWatch,
 };
 
 /// The models on this machine.
@@ -24,10 +27,20 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
         backend: settings.backend,
         load_options: settings.load_options(),
         models_max: settings.models_max,
+        memory_limit: settings.memory_limit,
+        memory_reserve: settings.memory_reserve,
         queue_max: settings.queue_max,
         keep_alive: settings.keep_alive,
         models: settings.model_configs(),
         ..FleetConfig::new(store(settings))
+    }
+}
+
+/// The same, told by the kernel why workers die.
+pub(crate) fn watched_fleet(settings: &Settings, kernel: Option<&Arc<KernelWatch>>) -> FleetConfig {
+    FleetConfig {
+        kernel_log: kernel.map(KernelWatch::for_fleet),
+        ..fleet(settings)
     }
 }
 

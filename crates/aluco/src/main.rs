@@ -14,6 +14,7 @@ mod operator;
 mod render;
 mod service;
 mod signals;
+mod watching;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use aluco_fleet::Fleet;
-use aluco_server::{Operator, Reload, Reloaded};
+use aluco_server::{Operator, Reload, Reloaded, Telemetry};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     engine,
     failure::Outcome,
     log::Levels,
+    watching::MachineWatch,
 };
 
 /// Where the configuration came from, and comes from again.
@@ -35,6 +36,7 @@ pub(crate) struct Serving {
     sources: Sources,
     fleet: Fleet,
     levels: Levels,
+    machine: MachineWatch,
     /// What still holds of that until a restart.
     at_start: Settings,
     now: Mutex<Settings>,
@@ -43,11 +45,18 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// Must be called within a runtime.
-    pub(crate) fn new(sources: Sources, settings: &Settings, fleet: Fleet, levels: Levels) -> Self {
+    pub(crate) fn new(
+        sources: Sources,
+        settings: &Settings,
+        fleet: Fleet,
+        levels: Levels,
+        machine: MachineWatch,
+    ) -> Self {
         Self {
             sources,
             fleet,
             levels,
+            machine,
             at_start: settings.clone(),
             now: Mutex::new(settings.clone()),
             runtime: Handle::current(),
@@ -83,6 +92,10 @@ impl Operator for Serving {
     fn set_log_filter(&self, filter: &str) -> Result<(), String> {
         self.levels.set(filter)
     }
+
+    fn telemetry(&self) -> Option<Telemetry> {
+        self.machine.telemetry()
+    }
 }
 
 /// When a changed setting holds.
@@ -100,8 +113,8 @@ impl Effect {
     fn of(key: &Key) -> Self {
         match key.name {
             "api_keys" | "cache_isolation" | "prompt_rules" | "keep_alive" | "models" | "pin"
-            | "models_max" | "queue_max" | "body_max" | "shutdown_limit" | "log_level"
-            | "resume_streams" | "resume_grace" => Self::AtOnce,
+            | "models_max" | "memory_limit" | "memory_reserve" | "queue_max" | "body_max"
+            | "shutdown_limit" | "log_level" | "resume_streams" | "resume_grace" => Self::AtOnce,
             "url" | "hub_endpoint" | "hub_token" => Self::Never,
             "backend" | "worker" => Self::Restart,
             _ if key.part == Part::Engine => Self::NextLoad,

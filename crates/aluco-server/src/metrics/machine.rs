@@ -38,12 +38,14 @@ impl Collector for MachineGauges {
                 let value = ConstGauge::new(gauge.value);
                 match gauge.label {
                     Some(label) => value.encode(family.encode_family(&[label])?)?,
-                    None => value.encode(family.encode_family(&NO_LABELS)?)?,
+                    // There is one of its name.
+                    None => {
+                        value.encode(family)?;
+                        break;
+                    }
                 }
             }
         }
         Ok(())
     }
 }
-
-const NO_LABELS: [(&str, &str); 0] = [];

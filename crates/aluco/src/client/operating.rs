@@ -3,7 +3,7 @@
 use aluco_server::Reloaded;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Client, ClientError};
 
@@ -15,6 +15,12 @@ pub(crate) struct LogLevels {
 }
 
 impl Client {
+    /// How the server's machine does, as the server put it.
+    pub(crate) async fn telemetry_json(&self) -> Result<Value, ClientError> {
+        self.json(self.request(Method::GET, "/aluco/v1/telemetry"))
+            .await
+    }
+
     /// Has the server read its configuration again.
     pub(crate) async fn reload(&self) -> Result<Reloaded, ClientError> {
         self.json(self.request(Method::POST, "/aluco/v1/reload"))

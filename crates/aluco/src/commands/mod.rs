@@ -19,6 +19,7 @@ mod run;
 mod serve;
 mod show;
 mod stop;
+mod top;
 mod tune;
 mod version;
 
@@ -54,6 +55,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Outcome {
         Command::Run(args) => run::run(args, &config, &sources.environment),
         Command::Serve(args) => serve::run(args, &config, sources),
         Command::Ps(args) => ps::run(args, &config),
+        Command::Top(args) => top::run(args, &config),
         Command::Load(args) => load::run(args, &config),
         Command::Mem(args) => mem::run(args, &config),
         Command::Stop(args) => stop::run(args, &config),

@@ -1,6 +1,6 @@
 //! `aluco serve`: models over HTTP until it is told to stop.
 
-use std::{net::SocketAddr, process, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process, sync::Arc};
 
 use aluco_fleet::Fleet;
 use aluco_server::Server;
@@ -17,6 +17,7 @@ use crate::{
     render::say,
     service,
     signals::{Hangups, Signals},
+    watching::{KernelWatch, MachineWatch},
 };
 
 /// Exit status of a process that a second Ctrl-C ended.
@@ -31,6 +32,8 @@ struct Start {
     handed_over: Option<std::net::TcpListener>,
     /// To be loaded at once.
     models: Vec<String>,
+    /// In the place of `/dev/kmsg`.
+    kernel_log: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config, sources: Sources) -> Outcom
         levels,
         handed_over: service::listener()?,
         models,
+        kernel_log: args.kernel_log.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,7 +71,8 @@ async fn serve(config: &Config, start: Start) -> Outcome {
         Some(listener) => take_over(listener, config)?,
         None => listen(config).await?,
     };
-    let fleet = Fleet::new(engine::fleet(settings));
+    let kernel = KernelWatch::start(start.kernel_log.as_deref());
+    let fleet = Fleet::new(engine::watched_fleet(settings, kernel.as_ref()));
     // A name that is not here must not be found out by the first client.
     for model in &models {
         fleet.store().find(model)?;
@@ -91,7 +96,14 @@ async fn serve(config: &Config, start: Start) -> Outcome {
         );
     }
     tokio::spawn(preload(fleet.clone(), models));
-    let operator = Serving::new(start.sources, settings, fleet.clone(), start.levels);
+    let machine = MachineWatch::new(kernel);
+    let operator = Serving::new(
+        start.sources,
+        settings,
+        fleet.clone(),
+        start.levels,
+        machine,
+    );
     let server = Server::new(fleet, server_config, Arc::new(operator));
     let status = format!("serving at http://{address}");
     // Whoever connects from now on waits for an answer at most, since the socket listens.

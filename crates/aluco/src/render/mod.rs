@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-pub(crate) use table::{Column, Table};
+pub(crate) use table::{Align, Column, Table};
 pub(crate) use transfer::Transfer;
 pub(crate) use wrap::{LongWord, wrapped};
 

@@ -11,3 +11,4 @@ mod one_shot;
 mod operating;
 mod serving;
 mod store;
+mod top;

@@ -23,7 +23,7 @@ impl Drop for Guard {
     }
 }
 
-fn get(address: &str, path: &str) -> std::io::Result<String> {
+pub(crate) fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(

@@ -1,0 +1,339 @@
+//! `aluco top` at a pretended terminal and without one, and what `aluco serve` tells of its machine.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Instant,
+};
+
+use aluco_fake_worker::Script;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcgetattr, tcsetwinsize},
+};
+use serde_json::Value;
+
+use crate::{
+    at_a_server::stdout,
+    home::{Home, PATIENCE},
+    serving::{Guard, get},
+};
+
+/// `aluco serve`, its log, and the kernel's messages that it reads.
+struct Serving {
+    home: Home,
+    process: Guard,
+    log: Receiver<String>,
+    kernel: File,
+    url: String,
+}
+
+impl Serving {
+    fn start(script: &Script) -> Self {
+        let home = Home::with(script);
+        let path = home.path().join("kmsg");
+        let kernel = pipe(&path);
+        let mut process = home
+            .aluco(&[
+                "serve",
+                "--port",
+                "0",
+                "--log-level",
+                "debug",
+                "--kernel-log",
+                "kmsg",
+            ])
+            .arg("--worker")
+            .arg(aluco_fake_worker::binary())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, log) = channel();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut serving = Self {
+            home,
+            process: Guard(process),
+            log,
+            kernel,
+            url: String::new(),
+        };
+        let line = serving.logged("serves at http://");
+        let (_, rest) = line.split_once("serves at ").unwrap();
+        rest.split_whitespace()
+            .next()
+            .unwrap()
+            .clone_into(&mut serving.url);
+        serving
+    }
+
+    /// The next line of the log with this in it.
+    fn logged(&self, text: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            let line = self.log.recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("{text:?} is not logged: {error}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn aluco(&self, args: &[&str]) -> Command {
+        let mut command = self.home.aluco(args);
+        command.env("ALUCO_URL", &self.url).env("LANG", "C.UTF-8");
+        command
+    }
+
+    fn asked(&self, path: &str) -> String {
+        let answer = get(self.url.strip_prefix("http://").unwrap(), path).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// The kernel says these lines, as `/dev/kmsg` hands them out.
+    fn kernel_says(&mut self, lines: &[&str]) {
+        let records: String = lines
+            .iter()
+            .map(|line| format!("4,1,950818166,-;{line}\n"))
+            .collect();
+        self.kernel.write_all(records.as_bytes()).unwrap();
+    }
+}
+
+/// A pipe, open also for reading, so that opening waits for nobody.
+fn pipe(path: &Path) -> File {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap()
+}
+
+/// From ROCm/legacy-rocm-build#5724: the GPU's scheduler firmware fails.
+const MES_BLOCK: [&str; 4] = [
+    "amdgpu 0000:c5:00.0: amdgpu: MES failed to respond to msg=REMOVE_QUEUE",
+    "amdgpu 0000:c5:00.0: amdgpu: failed to remove hardware queue from MES, doorbell=0x1802",
+    "amdgpu 0000:c5:00.0: amdgpu: MES might be in unrecoverable state, issue a GPU reset",
+    "amdgpu 0000:c5:00.0: amdgpu: GPU reset begin!. Source:  3",
+];
+
+#[test]
+fn the_kernels_messages_name_the_cause_of_a_death_and_warn_of_others() {
+    let mut serving = Serving::start(&Script {
+        // Long enough that the kernel has spoken by then.
+        tokens: vec!["on ".to_owned(); 40],
+        delay_ms: 50,
+        crash_after: Some(30),
+        ..Script::default()
+    });
+    serving.kernel_says(&[
+        "amdgpu 0000:c5:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=12, emitted seq=14",
+    ]);
+    let warning = serving.logged("the kernel reports trouble");
+    assert!(
+        warning.contains("WARN") && warning.contains("ring gfx_0.0.0 timeout"),
+        "{warning}"
+    );
+    assert!(warning.contains("--explain LOG-01"), "{warning}");
+    let told: Value = serde_json::from_str(&serving.asked("/aluco/v1/telemetry")).unwrap();
+    assert_eq!(told["kernel"]["warnings"], 1, "{told}");
+
+    let asking = serving
+        .aluco(&["run", "./model.gguf", "hello"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    serving.logged("a worker started");
+    serving.kernel_says(&MES_BLOCK);
+    let ended = serving.logged("the worker ended");
+    assert!(
+        ended.contains("the kernel says: ") && ended.contains(MES_BLOCK[0]),
+        "{ended}"
+    );
+    assert!(ended.contains("DeviceLost"), "{ended}");
+    // It has been told; a ring that hung before the worker began is not the cause of its death either.
+    assert!(!ended.contains("ring gfx"), "{ended}");
+    // The request ends workers wherever it comes to this place, and its client learns why.
+    let output = asking.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("ended 2 workers"), "{said}");
+}
+
+#[test]
+fn what_is_known_of_the_machine_is_told_and_measured() {
+    let serving = Serving::start(&Script::default());
+    let told: Value = serde_json::from_str(&serving.asked("/aluco/v1/telemetry")).unwrap();
+    let total = told["sample"]["memory_total_bytes"]["value"]
+        .as_u64()
+        .unwrap();
+    assert!(total > 1 << 20, "{told}");
+    let metrics = serving.asked("/metrics");
+    let line = format!("aluco_memory_machine_bytes {total}.0");
+    assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
+    if told["sample"]["gpu"].is_null() {
+        assert!(!metrics.contains("aluco_gpu_"), "{metrics}");
+    }
+}
+
+#[test]
+fn without_a_terminal_one_look_is_written() {
+    let serving = Serving::start(&Script::default());
+    stdout(&mut serving.aluco(&["run", "./model.gguf", "hello"]));
+    let text = stdout(&mut serving.aluco(&["top"]));
+    for part in [
+        "aluco 127.0.0.1",
+        "MEMORY",
+        "CPU",
+        "NPU",
+        "MODEL",
+        "model.gguf",
+        "ready",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+    let json: Value =
+        serde_json::from_str(&stdout(&mut serving.aluco(&["top", "--json"]))).unwrap();
+    assert_eq!(json["status"]["models"][0]["state"], "ready");
+    assert!(json["telemetry"]["uptime_ms"].is_u64(), "{json}");
+}
+
+/// A terminal of 100 x 30 with `aluco top` in it.
+struct Screen {
+    child: Child,
+    side: File,
+    keys: File,
+    shown: Receiver<Vec<u8>>,
+}
+
+impl Screen {
+    fn open(command: &mut Command) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let side = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let size = Winsize {
+            ws_row: 30,
+            ws_col: 100,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&side, size).unwrap();
+        let end = || Stdio::from(side.try_clone().unwrap());
+        let child = command
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let keys = File::from(master);
+        let mut output = keys.try_clone().unwrap();
+        let (sender, shown) = channel();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut bytes) {
+                if sender.send(bytes[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            side,
+            keys,
+            shown,
+        }
+    }
+
+    /// Waits until the letters of this have come, whatever moves of the cursor are between them; gives all that came.
+    fn expect(&self, text: &str) -> String {
+        let begun = Instant::now();
+        let mut seen = String::new();
+        loop {
+            let plain: String = console::strip_ansi_codes(&seen)
+                .split_whitespace()
+                .collect();
+            let wanted: String = text.split_whitespace().collect();
+            if plain.contains(&wanted) {
+                return seen;
+            }
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            match self.shown.recv_timeout(left) {
+                Ok(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("{text:?} does not come ({error}); there is {plain:?}"),
+            }
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.side).unwrap().local_modes;
+        modes.contains(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO)
+    }
+}
+
+const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
+
+#[test]
+fn at_a_terminal_keys_work_and_the_terminal_is_given_back() {
+    let serving = Serving::start(&Script::default());
+    stdout(&mut serving.aluco(&["run", "./model.gguf", "hello"]));
+    let mut screen = Screen::open(&mut serving.aluco(&["top"]));
+    screen.expect("model.gguf");
+    assert!(!screen.is_cooked());
+    screen.press("u");
+    screen.expect("y to do it");
+    screen.press("y");
+    screen.expect("was unloaded from here");
+    screen.press("q");
+    assert_eq!(screen.child.wait().unwrap().code(), Some(0));
+    assert!(screen.is_cooked());
+    assert_eq!(stdout(&mut serving.aluco(&["ps"])), "");
+}
+
+#[test]
+fn a_server_that_goes_is_waited_for_and_a_signal_gives_the_terminal_back() {
+    let mut serving = Serving::start(&Script::default());
+    let mut screen = Screen::open(&mut serving.aluco(&["top"]));
+    screen.expect("no model is loaded");
+    serving.process.0.kill().unwrap();
+    serving.process.0.wait().unwrap();
+    screen.expect("retrying");
+    kill_process(Pid::from_child(&screen.child), Signal::TERM).unwrap();
+    let rest = std::iter::from_fn(|| screen.shown.recv_timeout(PATIENCE).ok());
+    let mut seen = String::new();
+    for bytes in rest {
+        seen.push_str(&String::from_utf8_lossy(&bytes));
+        if seen.contains(LEAVE_SCREEN) {
+            break;
+        }
+    }
+    assert!(seen.contains(LEAVE_SCREEN), "{seen:?}");
+    assert_eq!(screen.child.wait().unwrap().code(), Some(0));
+    assert!(screen.is_cooked());
+}
