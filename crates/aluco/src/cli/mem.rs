@@ -14,7 +14,10 @@ pub(crate) struct Planning;
 impl Selection for Planning {
     fn takes(key: &Key) -> bool {
         matches!(key.part, Part::Connection | Part::Store | Part::Engine)
-            || matches!(key.name, "backend" | "worker")
+            || matches!(
+                key.name,
+                "backend" | "worker" | "memory_limit" | "memory_reserve"
+            )
     }
 }
 

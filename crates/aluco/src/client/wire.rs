@@ -1,9 +1,10 @@
 //! The server's JSON, as far as the command line reads or writes it. Unknown fields are let through, so that an older `aluco`
 //! understands a newer server.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use aluco_fleet::KeepAlive;
+use aluco_plan::{Fit, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// Who speaks.
@@ -215,6 +216,15 @@ pub(crate) struct LoadPlan {
     /// Nothing would go in time.
     #[serde(default)]
     pub(crate) waits: bool,
+    /// What it would take, if there is room now.
+    #[serde(default)]
+    pub(crate) fit: Option<Fit>,
+    /// Why there is none.
+    #[serde(default)]
+    pub(crate) refusal: Option<Refusal>,
+    /// There will be none.
+    #[serde(default)]
+    pub(crate) is_refused: bool,
 }
 
 /// Answer of `/aluco/v1/models/unload`.
@@ -251,12 +261,50 @@ pub(crate) struct ModelStatus {
     /// Absent if nobody has looked lately.
     #[serde(default)]
     pub(crate) speed: Option<Speed>,
+    /// Absent if it is run as configured.
+    #[serde(default)]
+    pub(crate) fallback: Option<Fallback>,
     /// It stays.
     #[serde(default)]
     pub(crate) pinned: bool,
     /// Absent: not by time.
     #[serde(default, deserialize_with = "time_or_nothing")]
     pub(crate) expires_at: Option<SystemTime>,
+}
+
+/// How a model is run otherwise than configured, since its worker kept dying.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Fallback {
+    pub(crate) steps: Vec<FallbackStep>,
+    pub(crate) cause: String,
+    #[serde(default)]
+    pub(crate) deaths: u64,
+    #[serde(default, deserialize_with = "time_or_nothing")]
+    pub(crate) since: Option<SystemTime>,
+}
+
+/// What was changed about it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FallbackStep {
+    /// At most so many tokens in one device step.
+    MicroBatch(u64),
+    FlashAttentionOff,
+    Backend(String),
+    /// Of a newer server.
+    #[serde(untagged)]
+    Other(serde_json::Value),
+}
+
+impl fmt::Display for FallbackStep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MicroBatch(tokens) => write!(formatter, "micro-batch {tokens}"),
+            Self::FlashAttentionOff => formatter.write_str("flash attention off"),
+            Self::Backend(backend) => write!(formatter, "backend {backend}"),
+            Self::Other(step) => write!(formatter, "{step}"),
+        }
+    }
 }
 
 /// How fast a model computed in the last seconds, in tokens/s.

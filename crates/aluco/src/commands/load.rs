@@ -36,13 +36,18 @@ pub(crate) fn run(args: &LoadArgs, config: &Config) -> Outcome {
     };
     if args.dry_run {
         let plan = runtime.block_on(client.plan_load(&model)).map_err(told)?;
+        let is_refused = plan["is_refused"] == true;
         if args.json {
             render::print_json(&plan)?;
         } else {
             let plan: LoadPlan = serde_json::from_value(plan).map_err(io::Error::from)?;
-            writeln!(io::stdout().lock(), "{}", printable(&sentence(&plan)))?;
+            writeln!(io::stdout().lock(), "{}", printable(&text(&plan)))?;
         }
-        return Ok(Status::Done);
+        return Ok(if is_refused {
+            Status::Failed
+        } else {
+            Status::Done
+        });
     }
     runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -143,6 +148,25 @@ fn summary(name: &str, loaded: Value) -> String {
         thousands(loaded.context_tokens),
         loaded.sequences_max
     )
+}
+
+/// What a load would do, and what the model would take.
+fn text(plan: &LoadPlan) -> String {
+    let mut text = if plan.is_refused {
+        String::new()
+    } else {
+        sentence(plan) + "\n"
+    };
+    let table = match (&plan.fit, &plan.refusal) {
+        (Some(fit), _) => fit.to_string(),
+        (None, Some(refusal)) => refusal.to_string(),
+        (None, None) => return sentence(plan),
+    };
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(table.trim_end());
+    text
 }
 
 /// What a load would do.

@@ -5,10 +5,10 @@ use std::{
     path::Path,
 };
 
-use aluco_fleet::Fleet;
+use aluco_fleet::{Fleet, told_gpus};
 use aluco_plan::{
     Bytes, Candidate, Fit, Ledger, LedgerReport, Pressure, Refusal, Setting, Shape,
-    pool::{Facts, GpuFacts, Held, Pool},
+    pool::{Facts, Held, Pool},
 };
 use aluco_proto::{Backend, WorkerHello};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cli::MemArgs,
     client::ClientError,
-    config::Config,
+    config::{Config, Settings},
     engine,
     failure::{Failure, Outcome, Status},
     render,
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
     let Some(model) = &args.model else {
         let report = match served {
             Some(report) => report,
-            None => Ledger::new(pool(args, None)).report(Pressure::Calm),
+            None => Ledger::new(pool(args, &config.settings, None)).report(Pressure::Calm),
         };
         if args.json {
             render::print_json(&report)?;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
     };
     let mut ledger = match served {
         Some(report) => report.ledger(),
-        None => Ledger::new(pool(args, worker.as_ref())),
+        None => Ledger::new(pool(args, settings, worker.as_ref())),
     };
     let stored = engine::store(settings).find(&absolute(model)?)?;
     let shape = Shape::read(&stored).map_err(|error| Failure::new(error.to_string()))?;
@@ -128,27 +128,16 @@ async fn served(config: &Config) -> Outcome<Option<LedgerReport>> {
 }
 
 /// The memory of this machine, as far as no server accounts for it.
-fn pool(args: &MemArgs, worker: Option<&WorkerHello>) -> Pool {
+fn pool(args: &MemArgs, settings: &Settings, worker: Option<&WorkerHello>) -> Pool {
     let mut facts = Facts::read(args.root.as_deref().unwrap_or(Path::new("/")));
     if facts.gpus.is_empty() {
         facts.gpus = worker.map_or_else(Vec::new, told_gpus);
     }
-    Pool::of(&facts, Held::default(), None)
-}
-
-/// GPUs that a worker found and no driver of amdgpu's kind tells of.
-fn told_gpus(worker: &WorkerHello) -> Vec<GpuFacts> {
-    if worker.backend == Backend::Cpu {
-        return Vec::new();
+    let pool = Pool::of(&facts, Held::default(), settings.memory_reserve.map(Bytes));
+    match settings.memory_limit {
+        Some(limit) => pool.limited(Bytes(limit), "memory_limit of the configuration"),
+        None => pool,
     }
-    let devices = worker.devices.iter();
-    devices
-        .filter(|device| !device.device.starts_with("CPU"))
-        .filter_map(|device| {
-            let (total, free) = (device.total_bytes?, device.free_bytes?);
-            Some(GpuFacts::told(&device.device, Bytes(total), Bytes(free)))
-        })
-        .collect()
 }
 
 /// On what the model would be computed: what is asked for, else what the best worker computes on.

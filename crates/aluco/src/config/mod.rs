@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) backend: Option<Backend>,
     pub(crate) worker: Option<PathBuf>,
     pub(crate) models_max: usize,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) memory_reserve: Option<u64>,
     pub(crate) queue_max: usize,
     pub(crate) keep_alive: KeepAlive,
     /// By any of their names. What is pinned is in `pinned`.
@@ -90,6 +92,8 @@ impl Settings {
             backend: None,
             worker: None,
             models_max: 3,
+            memory_limit: None,
+            memory_reserve: None,
             queue_max: 512,
             keep_alive: KeepAlive::default(),
             models: BTreeMap::new(),

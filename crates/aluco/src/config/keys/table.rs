@@ -446,6 +446,32 @@ pub(crate) static KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "memory_limit",
+        env: "ALUCO_MEMORY_LIMIT",
+        value_name: "SIZE",
+        help: "Memory that all models may hold together, such as 96GiB, or auto: what there is",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.memory_limit = raw.size_or_auto()?;
+            Ok(())
+        },
+        get: |settings| auto_size(settings.memory_limit),
+        ..PLAIN
+    },
+    Key {
+        name: "memory_reserve",
+        env: "ALUCO_MEMORY_RESERVE",
+        value_name: "SIZE",
+        help: "Memory that models leave free for other programs, or auto: 4 %, at least 2 GiB",
+        part: Part::Fleet,
+        set: |settings, raw| {
+            settings.memory_reserve = raw.size_or_auto()?;
+            Ok(())
+        },
+        get: |settings| auto_size(settings.memory_reserve),
+        ..PLAIN
+    },
+    Key {
         name: "queue_max",
         env: "ALUCO_QUEUE_MAX",
         aliases: &["OLLAMA_MAX_QUEUE"],
