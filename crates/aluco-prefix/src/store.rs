@@ -398,7 +398,10 @@ fn write_behind(shared: &Shared, inbox: &Receiver<Job>) {
                         continue;
                     };
                     match disk.write(&entry, &payload, &shared.tree) {
-                        Ok(true) => shared.tree().written(&key),
+                        Ok(true) => {
+                            shared.tree().written(&key);
+                            disk.remove_superseded(&entry, shared);
+                        }
                         Ok(false) => break,
                         Err(error) => {
                             tracing::warn!(
@@ -459,6 +462,24 @@ impl Disk {
         self.bytes.fetch_add(written, Ordering::Relaxed);
         self.written_bytes.fetch_add(written, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Removes what a block that was just written makes superfluous.
+    fn remove_superseded(&self, block: &Entry, shared: &Shared) {
+        let tails = shared.tree().superseded(block);
+        for key in tails {
+            match self.folder.remove(&key) {
+                Ok(bytes) => {
+                    let less = |held: u64| Some(held.saturating_sub(bytes));
+                    let _ = self
+                        .bytes
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                    shared.tree().discarded(&key);
+                }
+                // It goes when room is made.
+                Err(error) => tracing::debug!("a stored prompt could not be removed: {error}"),
+            }
+        }
     }
 
     /// Makes room for so many bytes: of all models, what was not used for longest goes, ends before beginnings.

@@ -534,17 +534,39 @@ impl Tree {
         self.nodes.insert(key, node);
     }
 
-    /// Tails that begin the same block are of no use beside it.
+    /// Tails that begin the same block are of no use beside it. Those on disk stay until the block is there, too.
     fn drop_covered_tails(&mut self, block: &Entry) {
-        let covered: Vec<Key> = self
-            .children(&block.parent)
-            .filter(|node| node.entry.kind == Kind::Tail && !node.on_disk)
-            .filter(|node| block.tokens.starts_with(&node.entry.tokens))
-            .map(|node| node.entry.key)
-            .collect();
-        for key in covered {
+        for key in self.covered_tails(block, false) {
             self.forget(&key);
         }
+    }
+
+    /// Tails on disk that a block covers which was written there, without those that are pinned.
+    pub fn superseded(&self, block: &Entry) -> Vec<Key> {
+        if self.cut == Cut::Anywhere && block.kind == Kind::Block {
+            self.covered_tails(block, true)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Notes that an entry is gone from everywhere, and nobody will miss it.
+    pub fn discarded(&mut self, key: &Key) {
+        if self
+            .nodes
+            .get(key)
+            .is_some_and(|node| node.children.is_empty())
+        {
+            self.forget(key);
+        }
+    }
+
+    fn covered_tails(&self, block: &Entry, on_disk: bool) -> Vec<Key> {
+        self.children(&block.parent)
+            .filter(|node| node.entry.kind == Kind::Tail && node.on_disk == on_disk)
+            .filter(|node| !node.pinned && block.tokens.starts_with(&node.entry.tokens))
+            .map(|node| node.entry.key)
+            .collect()
     }
 
     /// Drops the payload of least value from memory, if it is worth no more than `priority`.

@@ -22,6 +22,9 @@ const RAM_BYTES_MAX: u64 = 8 << 30;
 const DISK_SHARE: u64 = 5;
 const DISK_BYTES_MAX: u64 = 64 << 30;
 
+/// Less room than this keeps few conversations of any model.
+const DISK_BYTES_USEFUL: u64 = 4 << 30;
+
 /// Finds out how the memory of a model can be kept, and opens the store of its prompts.
 pub(crate) fn open(
     engine: Engine,
@@ -91,9 +94,44 @@ fn default_ram_bytes() -> u64 {
     total.map_or(0, |kib| (kib * 1024 / RAM_SHARE).min(RAM_BYTES_MAX))
 }
 
-/// A fifth of what is free where the folder is, or was before it filled up, at most 64 GiB.
+/// A fifth of what is free where the folder is, or was before it filled up, at most 64 GiB. Says so if that is next to nothing.
 fn default_disk_bytes(root: &Path) -> u64 {
     let used: u64 = disk::folders(root).iter().map(|folder| folder.bytes).sum();
-    let free = disk::free_bytes(root).unwrap_or(0);
-    ((free + used) / DISK_SHARE).min(DISK_BYTES_MAX)
+    let room = disk::free_bytes(root).unwrap_or(0) + used;
+    if let Some(warning) = scarcity(root, room) {
+        tracing::warn!("{warning}");
+    }
+    (room / DISK_SHARE).min(DISK_BYTES_MAX)
+}
+
+/// What to say of a disk so full that the share of its room keeps next to nothing.
+fn scarcity(root: &Path, room: u64) -> Option<String> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    (room / DISK_SHARE < DISK_BYTES_USEFUL).then(|| {
+        format!(
+            "stored prompts get only {:.1} GiB of disk, a fifth of the {:.1} GiB that {} has room for; free some, or set what they may take, \
+             as in --cache-disk 16GiB",
+            gib(room / DISK_SHARE),
+            gib(room),
+            root.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_told_with_its_numbers() {
+        let root = Path::new("/var/cache/aluco");
+        assert_eq!(scarcity(root, 20 << 30), None);
+        let warning = scarcity(root, 5 << 30).unwrap();
+        assert!(
+            warning.starts_with(
+                "stored prompts get only 1.0 GiB of disk, a fifth of the 5.0 GiB that /var/cache/aluco has room for"
+            ),
+            "{warning}"
+        );
+    }
 }

@@ -108,6 +108,39 @@ fn a_conversation_that_came_back_is_there_after_a_restart() {
 }
 
 #[test]
+fn the_end_of_a_conversation_leaves_the_disk_when_the_block_that_goes_on_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let conversation = tokens(14, 1);
+    let store = open(options(root.path(), 1 << 20));
+    let files = || {
+        let folders = disk::folders(root.path());
+        folders.iter().map(|folder| folder.entries).sum::<u64>()
+    };
+    keep(&store, &conversation[..10], Origin::Returning);
+    // Somebody else went another way there.
+    let mut other = conversation[..10].to_vec();
+    other[9] += 1;
+    keep(&store, &other, Origin::Returning);
+    assert!(store.flush(PATIENCE));
+    assert_eq!(files(), 4);
+    keep(&store, &conversation, Origin::Returning);
+    assert!(store.flush(PATIENCE));
+    assert_eq!(files(), 5, "three blocks, the new tail, the other's tail");
+    let on_disk: u64 = disk::folders(root.path()).iter().map(|it| it.bytes).sum();
+    assert_eq!(store.status().disk_bytes, on_disk);
+    for store in [store, open(options(root.path(), 1 << 20))] {
+        for (tokens, end) in [
+            (&conversation, 14),
+            (&conversation[..10].to_vec(), 10),
+            (&other, 10),
+        ] {
+            let fetched = store.fetch("", tokens);
+            assert_eq!(store.find("", tokens, &fetched).tokens, end);
+        }
+    }
+}
+
+#[test]
 fn side_requests_stay_off_the_disk_until_they_are_used_again() {
     let root = tempfile::tempdir().unwrap();
     let store = open(options(root.path(), 1 << 20));

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{Engine, EngineError, copied};
 use aluco_proto::DeviceSpeed;
 use llama_cpp_sys_4 as sys;
-use super::{Engine, EngineError, copied};
 
 /// Bytes of the arrays that are copied: more than the caches hold, little enough for any device.
 const COPY_BYTES: usize = 256 << 20;

@@ -164,7 +164,10 @@ fn a_word_that_goes_on_otherwise_is_not_cut_where_the_other_one_was() {
         "<user:un><a:",
         "<user:unhappilyooo><a:",
     ] {
-        assert_eq!(tokens(std::slice::from_ref(&stored), template), Some(plain(template)));
+        assert_eq!(
+            tokens(std::slice::from_ref(&stored), template),
+            Some(plain(template))
+        );
         // Where it was cancelled there.
         for end in 2..stored.len() {
             let cancelled = stored[..end].to_vec();
