@@ -41,6 +41,9 @@ pub(crate) fn run(args: &PsArgs, config: &Config) -> Outcome {
     }
     let table = fitting(&status, SystemTime::now(), render::terminal_columns());
     write!(io::stdout().lock(), "{table}")?;
+    for line in fallbacks(&status, SystemTime::now()) {
+        writeln!(io::stdout().lock(), "{line}")?;
+    }
     Ok(Status::Done)
 }
 
@@ -60,7 +63,7 @@ async fn with_speeds(client: &Client) -> Result<wire::Status, ClientError> {
 
 /// What is told of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Model,
     State,
     Device,
@@ -96,7 +99,7 @@ const SPARED_FIRST: [Part; 2] = [Part::Context, Part::Restarts];
 const SPARED_AT_LAST: [Part; 3] = [Part::Device, Part::Prefill, Part::Cached];
 
 impl Part {
-    fn column(self) -> Column {
+    pub(super) fn column(self) -> Column {
         match self {
             Self::Model => Column::long_words("MODEL"),
             Self::State => Column::words("STATE"),
@@ -112,7 +115,12 @@ impl Part {
         }
     }
 
-    fn text(self, model: &ModelStatus, restarts: Option<u64>, now: SystemTime) -> String {
+    pub(super) fn text(
+        self,
+        model: &ModelStatus,
+        restarts: Option<u64>,
+        now: SystemTime,
+    ) -> String {
         let speed = |of: fn(&wire::Speed) -> f64| model.speed.as_ref().map(of).map(per_second);
         let text = match self {
             Self::Model => Some(model.name.clone()),
@@ -172,6 +180,32 @@ fn table(status: &wire::Status, parts: &[Part], now: SystemTime) -> Table {
     table
 }
 
+/// A line for each model that is run otherwise than configured.
+fn fallbacks(status: &wire::Status, now: SystemTime) -> Vec<String> {
+    let models = status.models.iter();
+    models
+        .filter_map(|model| {
+            let fallback = model.fallback.as_ref()?;
+            let steps: Vec<String> = fallback.steps.iter().map(ToString::to_string).collect();
+            let since = fallback
+                .since
+                .map(|since| format!(" since {}", render::ago(since, now)))
+                .unwrap_or_default();
+            let deaths = match fallback.deaths {
+                1 => "a death of its worker".to_owned(),
+                deaths => format!("{deaths} deaths of its worker"),
+            };
+            let line = format!(
+                "{}: {}{since}, after {deaths}: {}",
+                model.name,
+                steps.join(", "),
+                fallback.cause
+            );
+            Some(render::printable(&line).into_owned())
+        })
+        .collect()
+}
+
 fn state(model: &ModelStatus) -> String {
     match model.state {
         ModelState::Loading { progress } => {
@@ -182,7 +216,7 @@ fn state(model: &ModelStatus) -> String {
 }
 
 /// What the worker holds now is truer than what it held after the load.
-fn held(model: &ModelStatus) -> impl Iterator<Item = &Memory> {
+pub(super) fn held(model: &ModelStatus) -> impl Iterator<Item = &Memory> {
     let now = model.activity.as_ref().map(|activity| &*activity.memory);
     now.filter(|memory| !memory.is_empty())
         .or(model.loaded.as_ref().map(|loaded| &*loaded.memory))
@@ -264,7 +298,7 @@ fn until(model: &ModelStatus, now: SystemTime) -> Option<String> {
 }
 
 /// In one unit and few letters.
-fn brief(time: Duration) -> String {
+pub(super) fn brief(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7200 => format!("{}m", seconds / 60),
@@ -340,6 +374,27 @@ mod tests {
               "speed": { "decode_per_second": 72.6, "prefill_per_second": 812.4 } },
         ]));
         insta::assert_snapshot!(fitting(&status, now(), Some(80)));
+    }
+
+    #[test]
+    fn a_model_that_is_run_otherwise_than_configured_has_a_line_of_its_own() {
+        let past = humantime::format_rfc3339(now() - Duration::from_secs(720)).to_string();
+        let status = status(&json!([
+            { "name": "fine", "state": "ready", "fallback": null },
+            { "name": "gpt-oss", "state": "ready", "fallback": {
+                "steps": [{ "micro_batch": 128 }, "flash_attention_off", { "backend": "cpu" }, { "prayer": 1 }],
+                "cause": "it was ended by SIGABRT\u{1b}[31m", "deaths": 3, "since": past } },
+            { "name": "old", "state": "ready", "fallback": {
+                "steps": ["flash_attention_off"], "cause": "it exited", "deaths": 1 } },
+        ]));
+        assert_eq!(
+            fallbacks(&status, now()),
+            [
+                "gpt-oss: micro-batch 128, flash attention off, backend cpu, {\"prayer\":1} since 12 minutes ago, \
+                 after 3 deaths of its worker: it was ended by SIGABRT\u{fffd}[31m",
+                "old: flash attention off, after a death of its worker: it exited",
+            ]
+        );
     }
 
     #[test]
