@@ -460,7 +460,7 @@ async fn settle(
     let predicted = plan.engine();
     let measured = Bytes(residency::bytes(&ready.loaded));
     tracing::warn!(model = &*ready.name, %predicted, %measured, "{over}");
-    relief::relieve(shared).await;
+    relief::relieve(shared, relief::Hurry::Now).await;
     let (_, excess) = shared.state().memory.excess();
     if excess.is_zero() || measured <= predicted {
         return Ok(());

@@ -26,6 +26,8 @@ pub(crate) struct Memory {
     ledger: Ledger,
     gauge: PressureGauge,
     last: Reading,
+    /// Since when more is held than the budget allows.
+    excess_since: Option<Instant>,
     began: Instant,
     bookings: BTreeMap<ModelHandle, Booking>,
     /// GPUs of which no driver's files tell.
@@ -73,6 +75,7 @@ impl Memory {
             last: Reading::of(&facts, pool.reserve),
             ledger: Ledger::new(pool),
             gauge: PressureGauge::new(),
+            excess_since: None,
             began: Instant::now(),
             bookings: BTreeMap::new(),
             told_gpus: Vec::new(),
@@ -91,8 +94,12 @@ impl Memory {
         let pool = pool(&facts, Held { host, device }, config);
         self.last = Reading::of(&facts, pool.reserve);
         self.ledger.look(pool);
-        let now: Duration = self.began.elapsed();
-        self.gauge.observe(&self.last, now);
+        self.gauge.observe(&self.last, self.began.elapsed());
+        self.excess_since = if self.excess().1.is_zero() {
+            None
+        } else {
+            self.excess_since.or_else(|| Some(Instant::now()))
+        };
     }
 
     /// Remembers the GPUs that a worker has found when it was asked who it is.
@@ -114,6 +121,12 @@ impl Memory {
     /// Where most is held beyond the budget, and how much.
     pub(crate) fn excess(&self) -> (Tight, Bytes) {
         self.ledger.excess_in()
+    }
+
+    /// For how long more has been held than the budget allows.
+    pub(crate) fn excess_for(&self) -> Duration {
+        self.excess_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Bytes that could still be given.

@@ -17,6 +17,18 @@ use crate::{
     status::activities,
 };
 
+/// After so many looks at an excess models go for it. What others take for a moment is no reason to load a model again.
+const EXCESS_LOOKS: u32 = 10;
+
+/// When idle models go for what is held beyond the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hurry {
+    /// If it lasts.
+    Patient,
+    /// At once.
+    Now,
+}
+
 /// What has to be freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Demand {
@@ -59,7 +71,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
             _ = changed.changed(), if is_empty => {}
             () = sleep(shared.settings().memory_interval), if !is_empty => {
-                relieve(&shared).await;
+                relieve(&shared, Hurry::Patient).await;
                 // Others may have given back what somebody waits for.
                 shared.notify();
             }
@@ -68,7 +80,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 }
 
 /// Brings what is held below what the machine has, as far as that can be without harm to requests.
-pub(crate) async fn relieve(shared: &Arc<Shared>) {
+pub(crate) async fn relieve(shared: &Arc<Shared>, hurry: Hurry) {
     let _turn = shared.relief.lock().await;
     shared.look_at_memory().await;
     let (pressure, demand) = {
@@ -95,10 +107,13 @@ pub(crate) async fn relieve(shared: &Arc<Shared>) {
             residents.any(|(_, resident)| resident.stage == Stage::Unloading)
         };
         let (tight, excess) = state.memory.excess();
+        let patience = shared.settings().memory_interval * EXCESS_LOOKS;
+        let is_lasting = hurry == Hurry::Now || state.memory.excess_for() >= patience;
         let needed = match pressure {
             Pressure::EvictIdle => Some((Tight::Together, demand.shortage.less(freed))),
-            Pressure::Calm | Pressure::ShrinkCache if excess.is_zero() => None,
-            Pressure::Calm | Pressure::ShrinkCache => Some((tight, excess)),
+            Pressure::Calm | Pressure::ShrinkCache => {
+                (is_lasting && !excess.is_zero()).then_some((tight, excess))
+            }
         };
         match needed {
             // What leaves already may be enough.

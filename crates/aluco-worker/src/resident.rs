@@ -183,10 +183,16 @@ impl Resident {
     /// What it does; `None` while it loads.
     pub fn activity(&self) -> Option<ModelActivity> {
         let loaded = self.loaded.get()?;
-        Some(
+        let mut activity =
             self.activity
-                .snapshot(self.model, loaded.context_tokens, loaded.memory.clone()),
-        )
+                .snapshot(self.model, loaded.context_tokens, loaded.memory.clone());
+        // The loop tells it when it does something; a budget changes while it sleeps, too.
+        if let Some(store) = &*self.store.lock().unwrap_or_else(PoisonError::into_inner) {
+            let status = store.status();
+            activity.cache.ram_bytes = status.ram_bytes;
+            activity.cache.ram_bytes_max = status.ram_bytes_max;
+        }
+        Some(activity)
     }
 
     /// Allows its stored prompts so many bytes of memory, and tells what they take afterwards; nothing if none are stored. May take seconds.

@@ -1,0 +1,298 @@
+//! The ledger beside a real model: what is foreseen, what is measured, what is given back. `make test` builds and fetches what it takes and runs
+//! these; by themselves they need `ALUCO_TEST_WORKER` and `ALUCO_TEST_MODEL`, two paths.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aluco_fleet::{
+    Fleet, FleetConfig, FleetError, FleetStatus,
+    plan::{Bytes, Consumer, Item, Origin},
+    proto::{
+        FlashAttention, GenerationEvent, GenerationSpec, KvType, LoadOptions, Prompt, Sampling,
+        Token,
+    },
+};
+use aluco_model::{Store, StoreConfig};
+use tempfile::TempDir;
+
+/// A machine that runs other things beside takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const MIB: u64 = 1 << 20;
+
+fn named(variable: &str) -> PathBuf {
+    let Some(path) = std::env::var_os(variable).map(PathBuf::from) else {
+        panic!("{variable} is not set; run this by: make test");
+    };
+    assert!(path.is_file(), "{variable}: no file {}", path.display());
+    path
+}
+
+fn model() -> String {
+    named("ALUCO_TEST_MODEL")
+        .to_str()
+        .expect("the path is UTF-8")
+        .to_owned()
+}
+
+fn config(folder: &TempDir, options: LoadOptions) -> FleetConfig {
+    let store = Store::new(StoreConfig {
+        hub_cache: folder.path().join("hub"),
+        models: folder.path().join("models"),
+    });
+    FleetConfig {
+        worker_binary: Some(named("ALUCO_TEST_WORKER")),
+        load_options: options,
+        memory_interval: Duration::from_millis(100),
+        ..FleetConfig::new(store)
+    }
+}
+
+fn with_context(tokens: u32, store_bytes: u64) -> LoadOptions {
+    let mut options = LoadOptions {
+        context_tokens: Some(tokens),
+        ..LoadOptions::default()
+    };
+    options.cache.ram_bytes = Some(store_bytes);
+    options
+}
+
+fn spec(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
+    GenerationSpec {
+        prompt,
+        sampling: Sampling {
+            temperature: 0.0,
+            seed: Some(1),
+            ..Sampling::default()
+        },
+        choices: 1,
+        tokens_max: Some(tokens_max),
+        truncate: None,
+        stop: Vec::new(),
+        logprobs: None,
+        client: String::new(),
+        namespace: String::new(),
+    }
+}
+
+async fn text(fleet: &Fleet, model: &str, spec: GenerationSpec) -> String {
+    let mut generation = fleet.generate(model, spec).await.unwrap();
+    let mut reply = String::new();
+    loop {
+        let event = tokio::time::timeout(PATIENCE, generation.next()).await;
+        match event.expect("this takes too long") {
+            Some(GenerationEvent::Delta { text, .. }) => reply += &text,
+            Some(GenerationEvent::Failed(failure)) => panic!("{failure}"),
+            Some(_) => {}
+            None => return reply,
+        }
+    }
+}
+
+fn of(items: impl IntoIterator<Item = Item>) -> BTreeMap<Consumer, u64> {
+    let mut sums = BTreeMap::new();
+    for item in items {
+        *sums.entry(item.consumer).or_default() += item.bytes.0;
+    }
+    sums
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kib.trim().parse::<u64>().unwrap() << 10
+}
+
+fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+async fn until(fleet: &Fleet, what: &str, is_so: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
+    let looking = async {
+        loop {
+            let status = fleet.status().await;
+            if is_so(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, looking).await;
+    seen.unwrap_or_else(|_| panic!("never seen: {what}"))
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn what_was_foreseen_is_what_the_engine_takes() {
+    for context in [1024, 8192] {
+        let folder = tempfile::tempdir().unwrap();
+        let fleet = Fleet::new(config(&folder, with_context(context, 64 * MIB)));
+        let plan = fleet.plan_load(&model()).await.unwrap();
+        let fit = plan.fit.expect("it fits");
+        let loaded = fleet.load(&model()).await.unwrap();
+        let ledger = fleet.status().await.ledger;
+        let holder = &ledger.holders[0];
+        let measured = of(holder
+            .entries
+            .iter()
+            .filter(|entry| entry.origin == Origin::Measured)
+            .map(|entry| entry.item));
+        let sum = |part: fn(&aluco_fleet::proto::DeviceMemory) -> u64| {
+            loaded.memory.iter().map(part).sum::<u64>()
+        };
+        assert_eq!(measured[&Consumer::Weights], sum(|it| it.weights_bytes));
+        assert_eq!(measured[&Consumer::KvCache], sum(|it| it.context_bytes));
+        assert_eq!(measured[&Consumer::Compute], sum(|it| it.compute_bytes));
+        let foreseen = of(fit.plan.items.iter().copied());
+        println!("context {context}: foreseen {foreseen:?}, measured {measured:?}");
+        let off = |foreseen: u64, measured: u64| (foreseen as f64 / measured as f64 - 1.0).abs();
+        for consumer in [Consumer::Weights, Consumer::KvCache] {
+            assert!(
+                off(foreseen[&consumer], measured[&consumer]) < 0.005,
+                "{consumer:?}"
+            );
+        }
+        let all: u64 = measured.values().sum();
+        assert!(off(fit.plan.engine().0, all) < 0.03);
+        fleet.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn what_does_not_fit_never_reaches_a_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = Fleet::new(FleetConfig {
+        memory_limit: Some(400 * MIB),
+        ..config(&folder, with_context(32_768, 0))
+    });
+    let error = fleet.load(&model()).await.unwrap_err();
+    let FleetError::DoesNotFit(refusal) = error else {
+        panic!("{error:?}");
+    };
+    println!("{refusal}");
+    assert!(refusal.ways_out.len() >= 2, "{refusal}");
+    assert!(fleet.status().await.workers.is_empty());
+    fleet.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn two_models_take_turns_in_the_memory_of_one() {
+    const CYCLES: usize = 12;
+    let folder = tempfile::tempdir().unwrap();
+    let models = ["one.gguf", "other.gguf"].map(|name| {
+        let path = folder.path().join(name);
+        symlink(named("ALUCO_TEST_MODEL"), &path).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let fleet = Fleet::new(FleetConfig {
+        memory_limit: Some(500 * MIB),
+        ..config(&folder, with_context(2048, 32 * MIB))
+    });
+    let question = || spec(Prompt::Text("The tawny owl is a bird that".to_owned()), 16);
+    let mut expected = None;
+    let mut after = Vec::new();
+    for cycle in 0..CYCLES {
+        for model in &models {
+            let reply = text(&fleet, model, question()).await;
+            assert_eq!(
+                &reply,
+                expected.get_or_insert_with(|| reply.clone()),
+                "{cycle}"
+            );
+            let status = fleet.status().await;
+            assert_eq!(status.models.len(), 1, "{cycle}");
+            assert!(status.ledger.held_bytes <= Bytes(500 * MIB));
+            assert_eq!(status.workers[0].restarts, 0);
+        }
+        let pid = fleet.status().await.workers[0].hello.pid;
+        after.push((resident_bytes(pid), open_files(pid)));
+    }
+    println!("bytes and files after each cycle: {after:?}");
+    let (early, late) = (after[2], after[CYCLES - 1]);
+    assert!(late.0 < early.0 + 24 * MIB, "{after:?}");
+    assert!(late.1 <= early.1 + 1, "{after:?}");
+    fleet.shutdown(Duration::ZERO).await;
+}
+
+/// A folder with this machine's processes and another amount of memory.
+fn machine(root: &Path, available_mib: u64) {
+    fs::create_dir_all(root.join("proc")).unwrap();
+    let text = format!(
+        "MemTotal: 8388608 kB\nMemAvailable: {} kB\n",
+        available_mib << 10
+    );
+    let new = root.join("proc/meminfo.new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, root.join("proc/meminfo")).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn prompts_that_are_dropped_give_their_memory_back_to_the_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("machine");
+    machine(&root, 4096);
+    let options = LoadOptions {
+        kv_type_k: KvType::F32,
+        kv_type_v: KvType::F32,
+        flash_attention: FlashAttention::Off,
+        ..with_context(4096, 512 * MIB)
+    };
+    let mut config = config(&folder, options);
+    config.memory_root = root.clone();
+    // Long enough for the shortage to be over before idle models would go for it.
+    config.memory_interval = Duration::from_secs(1);
+    config.memory_reserve = Some(1024 * MIB);
+    let fleet = Fleet::new(config);
+    let model = model();
+    let prompt =
+        |seed: Token| Prompt::Tokens((0..900).map(|at| 1000 + seed * 977 + at * 7).collect());
+    for seed in 0..4 {
+        text(&fleet, &model, spec(prompt(seed), 2)).await;
+    }
+    let stored = |status: &FleetStatus| {
+        let activity = status.models[0].activity.as_ref();
+        activity.map_or(0, |activity| activity.cache.ram_bytes)
+    };
+    // It is stored behind the replies.
+    let full = until(&fleet, "the prompts are stored", |it| {
+        stored(it) > 120 * MIB
+    })
+    .await;
+    let pid = full.workers[0].hello.pid;
+    symlink(format!("/proc/{pid}"), root.join(format!("proc/{pid}"))).unwrap();
+    let before = (stored(&full), resident_bytes(pid));
+
+    machine(&root, 900);
+    let shrunk = until(&fleet, "the store is empty", |it| stored(it) == 0).await;
+    let after = resident_bytes(pid);
+    println!(
+        "stored {} MiB, resident {} MiB, then {} MiB",
+        before.0 >> 20,
+        before.1 >> 20,
+        after >> 20
+    );
+    assert!(before.1 - after > before.0 * 9 / 10, "{before:?}, {after}");
+    assert_eq!(shrunk.models.len(), 1);
+
+    machine(&root, 4096);
+    until(&fleet, "the store may grow again", |it| {
+        let activity = it.models[0].activity.as_ref();
+        activity.is_some_and(|activity| activity.cache.ram_bytes_max == 512 * MIB)
+    })
+    .await;
+    text(&fleet, &model, spec(prompt(9), 2)).await;
+    until(&fleet, "prompts are stored again", |it| {
+        stored(it) > 30 * MIB
+    })
+    .await;
+    fleet.shutdown(Duration::ZERO).await;
+}
