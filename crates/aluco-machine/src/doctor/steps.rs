@@ -224,6 +224,7 @@ fn set_argument(facts: &Facts, name: &str, argument: &str) -> Vec<String> {
     vec![lines]
 }
 
+/// Where text is edited, the borders of words keep `iommu=off` from being found in `amd_iommu=off`.
 fn remove_argument(facts: &Facts, argument: &str) -> Vec<String> {
     let Some(loader) = facts.boot.loader.get() else {
         return Vec::new();
@@ -241,20 +242,20 @@ fn remove_argument(facts: &Facts, argument: &str) -> Vec<String> {
             )
         }
         BootLoader::UpdateGrub => format!(
-            "sudo sed -i 's/ *{argument}//' /etc/default/grub /etc/default/grub.d/*.cfg && sudo update-grub"
+            "sudo sed -i 's/ *\\b{argument}\\b//' /etc/default/grub /etc/default/grub.d/*.cfg && sudo update-grub"
         ),
         BootLoader::GrubMkconfig => format!(
-            "sudo sed -i 's/ *{argument}//' /etc/default/grub && sudo grub-mkconfig -o /boot/grub/grub.cfg"
+            "sudo sed -i 's/ *\\b{argument}\\b//' /etc/default/grub && sudo grub-mkconfig -o /boot/grub/grub.cfg"
         ),
         BootLoader::KernelCmdline => format!(
-            "sudo sed -i 's/ *{argument}//' /etc/kernel/cmdline && {}",
+            "sudo sed -i 's/ *\\b{argument}\\b//' /etc/kernel/cmdline && {}",
             entries(facts)
         ),
         BootLoader::LoaderEntries => {
-            format!("sudo sed -i '/^options/s/ *{argument}//' /boot/loader/entries/*.conf")
+            format!("sudo sed -i '/^options/s/ *\\b{argument}\\b//' /boot/loader/entries/*.conf")
         }
         BootLoader::Limine => {
-            format!("sudo sed -i 's/ *{argument}//' /etc/default/limine && sudo limine-mkinitcpio")
+            format!("sudo sed -i 's/ *\\b{argument}\\b//' /etc/default/limine && sudo limine-mkinitcpio")
         }
         BootLoader::NixOs => format!(
             "# take \"{argument}\" from boot.kernelParams in configuration.nix, then: sudo nixos-rebuild boot"

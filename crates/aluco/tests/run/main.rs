@@ -6,6 +6,7 @@ mod cache;
 mod home;
 mod interruption;
 mod loading;
+mod machine;
 mod mem;
 mod one_shot;
 mod operating;

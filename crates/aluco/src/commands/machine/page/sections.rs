@@ -104,7 +104,13 @@ fn driver(page: &mut Page, facts: &Facts) {
             &format!("{target}, {units} compute units, {memory}, {saves}"),
         );
     }
-    if let Some(parameters) = page.known("ttm", &facts.modules.ttm)
+    // AMD's driver from outside the kernel has a ttm of its own; the kernel's then lies idle.
+    let (ttm, label) = if facts.modules.amdttm.get().is_some() {
+        (&facts.modules.amdttm, "amdttm limit")
+    } else {
+        (&facts.modules.ttm, "ttm limit")
+    };
+    if let Some(parameters) = page.known("ttm", ttm)
         && let Some(pages) = parameters.get("pages_limit")
     {
         let bytes = pages
@@ -112,7 +118,7 @@ fn driver(page: &mut Page, facts: &Facts) {
             .ok()
             .and_then(|pages: u64| pages.checked_mul(4096));
         let shown = bytes.map_or_else(String::new, |bytes| format!(" = {}", show_size(bytes)));
-        page.row("ttm limit", &format!("{pages} pages{shown}"));
+        page.row(label, &format!("{pages} pages{shown}"));
     }
     if let Some(parameters) = page.known("amdgpu", &facts.modules.amdgpu) {
         let shown = ["gttsize", "cwsr_enable", "noretry", "ppfeaturemask"];
