@@ -131,7 +131,16 @@ fn undo(args: &TuneUndoArgs) -> Outcome {
 }
 
 fn tree(root: Option<&Path>) -> Outcome<Tree> {
-    Tree::new(root.unwrap_or(Path::new("/"))).map_err(failure)
+    let root = root.unwrap_or(Path::new("/"));
+    if root.is_file() {
+        let what = format!("{} is a file; only a folder's files can be changed", root.display());
+        let advice = format!(
+            "`aluco doctor --root {}` tells what to do about that machine",
+            root.display()
+        );
+        return Err(Failure::usage(what).advise(advice));
+    }
+    Tree::new(root).map_err(failure)
 }
 
 fn make(args: &TuneChoiceArgs, tree: &Tree) -> Outcome<Plan> {

@@ -160,7 +160,7 @@ fn what_is_tuned_is_taken_back_byte_for_byte() {
             output(&home, &[&["tune"], args, &root].concat(), status)
         };
         let plan = tune(&["plan", "--hints"], 0);
-        assert!(plan.contains("+"), "{plan}");
+        assert!(plan.contains("ttm.pages_limit="), "{plan}");
         let plan: Value = serde_json::from_str(&tune(&["plan", "--json"], 0)).unwrap();
         assert!(!plan["changes"].as_array().unwrap().is_empty());
         assert_eq!(tree(&folder), before, "a plan changes nothing");
@@ -179,6 +179,18 @@ fn what_is_tuned_is_taken_back_byte_for_byte() {
         let status = tune(&["status"], 0);
         assert!(status.contains("changed nothing"), "{status}");
     }
+}
+
+#[test]
+fn a_bundle_can_be_examined_and_not_tuned() {
+    let home = home();
+    let assert = home
+        .aluco(&["tune", "--root", &bundle(FRESH)])
+        .assert()
+        .code(2)
+        .stdout("");
+    let talk = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(talk.contains("aluco doctor --root"), "{talk}");
 }
 
 #[test]

@@ -39,9 +39,10 @@ pub(super) fn plan(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
         writeln!(output, "\n{}", bold("By hand"))?;
     }
     for instruction in &plan.instructions {
-        writeln!(output, "\n* {}", printable(&instruction.title))?;
+        writeln!(output)?;
+        hanging("* ", &instruction.title, output)?;
         if !instruction.text.is_empty() {
-            writeln!(output, "  {}", printable(&instruction.text))?;
+            hanging("  ", &instruction.text, output)?;
         }
         for line in &instruction.lines {
             writeln!(output, "      {}", printable(line))?;
@@ -115,13 +116,19 @@ fn reasons(reasons: &[Reason], output: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a text with a head before it, broken at the terminal's width.
+/// Writes a text below a change, with a head before it.
 fn paragraph(head: &str, text: &str, output: &mut impl Write) -> io::Result<()> {
+    hanging(&format!("  {head:<6}  "), text, output)
+}
+
+/// Writes a text broken at the terminal's width; its further lines stand below its first word.
+fn hanging(label: &str, text: &str, output: &mut impl Write) -> io::Result<()> {
     let columns = terminal_columns().unwrap_or(100).max(40);
-    let mut label = format!("  {head:<6} ");
-    for line in wrapped(&printable(text), columns - 10, LongWord::Whole) {
-        writeln!(output, "{label} {line}")?;
-        label = " ".repeat(9);
+    let indent = console::measure_text_width(label);
+    let mut label = label.to_owned();
+    for line in wrapped(&printable(text), columns - indent, LongWord::Whole) {
+        writeln!(output, "{label}{line}")?;
+        label = " ".repeat(indent);
     }
     Ok(())
 }
