@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tools build workers model test lint fmt bench-compare bench-overhead bench-busy bench-turns bench-serving install uninstall clean
+.PHONY: help demo tools build workers model test chaos lint fmt bench-compare bench-overhead bench-busy bench-turns bench-serving install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -12,6 +12,8 @@ DESTDIR ?=
 WORKERS ?= cpu $(shell grep -qs 'avx512vbmi.*avx512_bf16\|avx512_bf16.*avx512vbmi' /proc/cpuinfo && echo cpu-v4)
 # Which models `bench-compare` measures; the small test model unless given.
 MODELS ?=
+# How many workers `chaos` kills.
+KILLS ?= 50
 # A llama-server for `bench-serving` to measure beside Aluco, and more options for it.
 LLAMA_SERVER ?=
 SERVING ?=
@@ -44,6 +46,10 @@ model: ## Fetch the small test model and print its path
 
 test: ## Check formatting, lints and scripts, then run all tests
 	@scripts/test.sh
+
+chaos: build ## Kill the worker of eight streams KILLS times (50), and say how long they waited
+	ALUCO_CHAOS_KILLS="$(KILLS)" ALUCO_TEST_WORKER="$(built)/aluco-worker-cpu" ALUCO_TEST_MODEL="$$(scripts/fetch-test-model.sh)" \
+	cargo test $(locked) -p aluco --test real -- --ignored --nocapture --test-threads 1 chaos::
 
 lint: ## Check formatting, lints and scripts
 	@scripts/test.sh lint

@@ -2,6 +2,7 @@
 //! and runs these; by themselves they need `ALUCO_TEST_WORKER` and `ALUCO_TEST_MODEL`, two paths.
 
 mod agreement;
+mod chaos;
 mod deaths;
 mod errors;
 mod measuring;

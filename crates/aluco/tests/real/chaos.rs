@@ -1,0 +1,231 @@
+//! Workers that die again and again while eight streams are in flight, over HTTP, with a real model: every stream completes, without a token twice or
+//! missing, and says what it would have said. `make chaos` kills fifty; `ALUCO_CHAOS_KILLS` and `ALUCO_CHAOS_SEED` choose others.
+
+mod comparison;
+mod crowd;
+mod culprit;
+mod journal;
+mod killing;
+mod reply;
+mod supervisor;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aluco_tiny_models::Kind;
+
+use self::{
+    comparison::{Comparison, Tally},
+    crowd::{Crowd, Outcome, STREAMS},
+    journal::Life,
+    killing::{Chance, Mortal, Pause, Way, kill_again_and_again},
+    reply::{Job, Reply},
+};
+use crate::served::{Served, model};
+
+/// From a death to the next worker, without the load of its model.
+const RESTART_MAX: Duration = Duration::from_secs(1);
+
+/// Until a worker that a signal has stopped is noticed: two seconds without an answer, the heartbeat that comes next, and the end of the process.
+const STOP_NOTICED_MAX: Duration = Duration::from_millis(3200);
+
+fn from_environment(name: &str, or: u64) -> u64 {
+    std::env::var(name).map_or(or, |text| text.parse().unwrap())
+}
+
+/// Which model, how, and how much of it makes for a few seconds of work.
+struct Scene<'a> {
+    model: &'a str,
+    options: &'a [&'a str],
+    /// Deaths, unless the environment says otherwise.
+    kills: u64,
+    /// Tokens of the shortest reply.
+    tokens_least: u64,
+    /// Latest step in which a worker aborts; the first ones are prompts, and what was said already.
+    step_max: u64,
+}
+
+/// Two of each question: greedy, and drawn.
+fn jobs(tokens_least: u64) -> Arc<Vec<Job>> {
+    let questions = [
+        "Why is the sky blue?",
+        "Tell me a story about a lighthouse keeper.",
+        "Explain how a bicycle stays upright.",
+        "Write a Python function that reverses a list, and explain it.",
+        "What did people eat in ancient Rome?",
+        "Name the planets and say a sentence about each.",
+        "How does a refrigerator work?",
+        "Describe a walk through a forest in autumn.",
+    ];
+    let jobs = questions.iter().enumerate().flat_map(|(index, question)| {
+        let index = index as u64;
+        [0.0, 0.8].map(|temperature| Job {
+            question: (*question).to_owned(),
+            temperature,
+            seed: 100 + index,
+            // Of different lengths, so that streams do not end and begin all at once.
+            tokens_max: tokens_least + index * tokens_least / 7,
+        })
+    });
+    Arc::new(jobs.collect())
+}
+
+/// The replies, each of which has to be whole.
+fn whole(outcomes: Vec<Outcome>, served: &Served) -> Vec<(usize, Reply)> {
+    let replies = outcomes.into_iter().map(|(job, outcome)| match outcome {
+        Ok(reply) => (job, reply),
+        Err(error) => panic!("job {job}: {error}\n{}", journal::tail(&served.log())),
+    });
+    replies.collect()
+}
+
+async fn chaos(scene: &Scene<'_>) -> (Tally, Tally) {
+    let model = scene.model;
+    let kills = from_environment("ALUCO_CHAOS_KILLS", scene.kills) as usize;
+    let seed = from_environment("ALUCO_CHAOS_SEED", 1);
+    eprintln!("{kills} kills, seed {seed}");
+    let mortal = Mortal::new();
+    let path = mortal.path();
+    let mut args = vec!["--worker", path.to_str().unwrap(), "--context", "8192"];
+    args.extend(["--parallel", "8"]);
+    args.extend_from_slice(scene.options);
+    let served = Served::start(&args);
+    let jobs = jobs(scene.tokens_least);
+
+    // Undisturbed, but for each other; then once more, for what difference that alone makes.
+    let calm = Crowd::start(&served, model, &jobs, 1).ended().await;
+    let begun = Instant::now();
+    let again = Crowd::start(&served, model, &jobs, 1).ended().await;
+    let round = begun.elapsed();
+    let comparison = Comparison::new(&jobs, whole(calm, &served));
+    let noise = comparison.compare(whole(again, &served));
+    eprintln!("undisturbed: {noise}");
+
+    let mut chance = Chance(seed);
+    let ways = ways(kills, &mut chance);
+    let crowd = Crowd::start(&served, model, &jobs, usize::MAX);
+    let started = SystemTime::now();
+    journal::told(&served, "first tokens", |_| crowd.next_tokens(started)).await;
+    let pauses =
+        kill_again_and_again(&served, &mortal, &crowd, &ways, scene.step_max, &mut chance).await;
+    let outcomes = crowd.stopped().await;
+    assert!(outcomes.len() >= STREAMS);
+    let chaotic = comparison.compare(whole(outcomes, &served));
+    eprintln!("disturbed: {chaotic}");
+    killing::print(&pauses);
+    assert_eq!(pauses.len(), kills);
+    for pause in &pauses {
+        assert_is_short(pause, round);
+    }
+    (noise, chaotic)
+}
+
+/// All ways in turn, in an order of chance. The script that dooms a worker does so once, so two do not abort in a row.
+fn ways(kills: usize, chance: &mut Chance) -> Vec<Way> {
+    let rounds = (0..kills.div_ceil(Way::ALL.len())).flat_map(|_| {
+        let mut round = Way::ALL;
+        for index in (1..round.len()).rev() {
+            round.swap(index, chance.below(index as u64 + 1) as usize);
+        }
+        if round[0] == Way::Abort {
+            round.reverse();
+        }
+        round
+    });
+    rounds.take(kills).collect()
+}
+
+fn assert_is_short(pause: &Pause, round: Duration) {
+    let noticed_max = match pause.way {
+        Way::Stop => STOP_NOTICED_MAX,
+        _ => RESTART_MAX,
+    };
+    assert!(pause.noticed <= noticed_max, "{pause:?}");
+    assert!(pause.restarted <= RESTART_MAX, "{pause:?}");
+    if pause.is_interrupted {
+        return;
+    }
+    // To take replies up again costs no more than to begin them anew.
+    assert!(pause.restored[1] <= round, "{pause:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn streams_of_a_model_in_full_precision_say_the_same_over_all_deaths() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    aluco_tiny_models::write(Kind::FullAttention, &path).unwrap();
+    let (calm, chaotic) = chaos(&Scene {
+        model: path.to_str().unwrap(),
+        options: &[
+            "--kv-type-k",
+            "f32",
+            "--kv-type-v",
+            "f32",
+            "--flash-attention",
+            "off",
+        ],
+        kills: 12,
+        tokens_least: 400,
+        step_max: 800,
+    })
+    .await;
+    assert!(calm.forks.is_empty(), "{calm}");
+    assert!(chaotic.forks.is_empty(), "{chaotic}");
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn streams_of_a_quantised_model_differ_only_from_near_ties_on() {
+    let (calm, chaotic) = chaos(&Scene {
+        model: &model(),
+        options: &[],
+        kills: 6,
+        tokens_least: 60,
+        step_max: 150,
+    })
+    .await;
+    // Between an undisturbed run and the next, other neighbours make that much of a difference.
+    let bound = 2.0 * calm.shift_max;
+    assert!(chaotic.shift_max <= bound, "{chaotic}");
+    for fork in &chaotic.forks {
+        assert!(fork.gap.unwrap_or(fork.shift) <= bound, "{fork:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn streams_outlive_workers_that_die_while_they_load_and_while_streams_are_taken_up() {
+    let served = Served::start(&["--context", "8192", "--parallel", "8"]);
+    let mut chance = Chance(from_environment("ALUCO_CHAOS_SEED", 1));
+    let jobs = jobs(40);
+    let crowd = Crowd::start(&served, &model(), &jobs, usize::MAX);
+    let mut deaths = 0;
+    for _ in 0..3 {
+        let begun = SystemTime::now();
+        journal::told(&served, "token of each", |_| crowd.next_tokens(begun)).await;
+        // One that works, and the two that follow it within a moment of their start.
+        for later_ms in [0, 200, 700] {
+            let lives = |lives: &[Life]| lives.get(deaths)?.started;
+            journal::told(&served, "worker", lives).await;
+            tokio::time::sleep(Duration::from_millis(chance.below(1 + later_ms))).await;
+            Way::Kill.signal(served.worker_pid().await);
+            deaths += 1;
+            let ended = |lives: &[Life]| lives.get(deaths - 1)?.ended;
+            journal::told(&served, "end of it", ended).await;
+        }
+    }
+    let begun = SystemTime::now();
+    journal::told(&served, "token of each", |_| crowd.next_tokens(begun)).await;
+    let replies = whole(crowd.stopped().await, &served);
+    assert!(replies.len() >= STREAMS);
+    let lives = journal::lives(&served.log());
+    let unloaded = lives.iter().filter(|life| life.loaded.is_none()).count();
+    eprintln!(
+        "{} workers, of which {unloaded} died while they loaded",
+        lives.len()
+    );
+    assert!(unloaded >= 1);
+}

@@ -1,0 +1,248 @@
+//! Ways to end a worker, and how long its streams then wait.
+
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{
+    crowd::Crowd,
+    journal::{self, Life, told},
+};
+use crate::served::{PATIENCE, Served, worker};
+
+/// How a worker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As the kernel does when memory runs out.
+    Kill,
+    /// As if it had read where there is nothing.
+    Segv,
+    /// It does nothing any more, and does not end.
+    Stop,
+    /// An assertion fails in the midst of a decode.
+    Abort,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 4] = [Self::Kill, Self::Segv, Self::Stop, Self::Abort];
+
+    /// What the log has to say of the end.
+    fn cause(self) -> &'static str {
+        match self {
+            Self::Kill => "SIGKILL",
+            Self::Segv => "SIGSEGV",
+            Self::Stop => "stopped by a signal",
+            Self::Abort => "SIGABRT",
+        }
+    }
+
+    pub(super) fn signal(self, pid: u32) {
+        let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        let signal = |signal| kill_process(process, signal);
+        match self {
+            Self::Kill => signal(Signal::KILL).unwrap(),
+            Self::Stop => signal(Signal::STOP).unwrap(),
+            // Rust's handler looks for an overflown stack, takes itself away and has the instruction fail once more; one that was only sent
+            // does not come again by itself.
+            Self::Segv => {
+                let begun = Instant::now();
+                while is_running(pid) && signal(Signal::SEGV).is_ok() {
+                    assert!(begun.elapsed() < PATIENCE, "{pid} outlives SIGSEGV");
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Self::Abort => panic!("it is the worker itself that aborts"),
+        }
+    }
+}
+
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
+}
+
+/// A worker that can be told to abort: a script that looks whether `ALUCO_FAULT` is to be set for the one that starts.
+pub(super) struct Mortal {
+    folder: TempDir,
+}
+
+impl Mortal {
+    pub(super) fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mortal = Self { folder };
+        let script = format!(
+            "#!/bin/sh\ncd '{}'\nmv fault taken 2>/dev/null && export ALUCO_FAULT=$(cat taken)\nexec '{}' \"$@\"\n",
+            mortal.folder.path().display(),
+            worker().display()
+        );
+        fs::write(mortal.path(), script).unwrap();
+        fs::set_permissions(mortal.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        mortal
+    }
+
+    /// The script.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join("worker")
+    }
+
+    /// The next worker that starts aborts in this step.
+    fn doom(&self, step: u64) {
+        let fault = self.folder.path().join("fault");
+        fs::write(fault, format!("abort-in-decode:{step}")).unwrap();
+    }
+}
+
+/// Numbers without a pattern, the same for the same seed (SplitMix64).
+pub(super) struct Chance(pub(super) u64);
+
+impl Chance {
+    /// A number below a bound.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// What a death cost.
+#[derive(Debug, Clone)]
+pub(super) struct Pause {
+    pub(super) way: Way,
+    /// From the signal until the process was gone; nothing for an abort, whose moment nobody else knows.
+    pub(super) noticed: Duration,
+    /// From there until the next worker had started.
+    pub(super) restarted: Duration,
+    /// From there until it had the model.
+    pub(super) loaded: Duration,
+    /// The same by the worker's own clock, of the model alone.
+    pub(super) load_ms: f64,
+    /// From there until the first stream, and until the last one, had its next token.
+    pub(super) restored: [Duration; 2],
+    /// The next worker died before all streams had their next token.
+    pub(super) is_interrupted: bool,
+}
+
+impl Pause {
+    /// From the death to the next token of the last stream.
+    pub(super) fn total(&self) -> Duration {
+        self.noticed + self.restarted + self.loaded + self.restored[1]
+    }
+}
+
+/// Longest time that is waited before a worker that runs is killed, in milliseconds.
+const LIFE_MS_MAX: u64 = 1500;
+
+/// Ends workers one after the other, each at a moment of its own.
+pub(super) async fn kill_again_and_again(
+    served: &Served,
+    mortal: &Mortal,
+    crowd: &Crowd,
+    ways: &[Way],
+    step_max: u64,
+    chance: &mut Chance,
+) -> Vec<Pause> {
+    let mut pauses = Vec::new();
+    for (index, way) in ways.iter().enumerate() {
+        if ways.get(index + 1) == Some(&Way::Abort) {
+            mortal.doom(1 + chance.below(step_max));
+        }
+        eprintln!("death {index}: {way:?}");
+        let mut at = None;
+        if *way != Way::Abort {
+            tokio::time::sleep(Duration::from_millis(chance.below(LIFE_MS_MAX))).await;
+            let pid = served.worker_pid().await;
+            at = Some(SystemTime::now());
+            way.signal(pid);
+        }
+        let (dead, next) = told(served, "next worker with the model", |lives| {
+            let dead = lives.get(index)?;
+            let next = lives.get(index + 1)?;
+            (dead.ended.is_some() && next.loaded.is_some()).then(|| (dead.clone(), next.clone()))
+        })
+        .await;
+        assert!(dead.cause.contains(way.cause()), "{way:?}: {}", dead.cause);
+        let next_tokens = told(served, "next token of each stream", |_| {
+            crowd.next_tokens(next.loaded?)
+        })
+        .await;
+        let mut pause = pause(*way, at, &dead, &next, &next_tokens);
+        let next = journal::lives(&served.log()).swap_remove(index + 1);
+        pause.is_interrupted = next
+            .ended
+            .is_some_and(|at| next_tokens.iter().any(|it| *it > at));
+        pauses.push(pause);
+    }
+    pauses
+}
+
+fn pause(
+    way: Way,
+    at: Option<SystemTime>,
+    dead: &Life,
+    next: &Life,
+    next_tokens: &[SystemTime],
+) -> Pause {
+    let ended = dead.ended.unwrap();
+    let (started, loaded) = (next.started.unwrap(), next.loaded.unwrap());
+    let since = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default();
+    let restored = |at: Option<&SystemTime>| since(loaded, *at.unwrap());
+    Pause {
+        way,
+        noticed: since(at.unwrap_or(ended), ended),
+        restarted: since(ended, started),
+        loaded: since(started, loaded),
+        load_ms: next.load_ms.unwrap(),
+        restored: [
+            restored(next_tokens.iter().min()),
+            restored(next_tokens.iter().max()),
+        ],
+        is_interrupted: false,
+    }
+}
+
+/// Median and maximum.
+pub(super) fn spread(mut values: Vec<Duration>) -> (Duration, Duration) {
+    values.sort_unstable();
+    (values[values.len() / 2], values[values.len() - 1])
+}
+
+/// Says what the deaths cost.
+pub(super) fn print(pauses: &[Pause]) {
+    eprintln!(
+        "milliseconds, median/maximum, until noticed, restarted, loaded (by itself), first and last stream go on; all"
+    );
+    for way in Way::ALL {
+        let of_way: Vec<&Pause> = pauses
+            .iter()
+            .filter(|pause| pause.way == way && !pause.is_interrupted)
+            .collect();
+        if of_way.is_empty() {
+            continue;
+        }
+        let column = |part: &dyn Fn(&Pause) -> Duration| {
+            let (median, most) = spread(of_way.iter().map(|pause| part(pause)).collect());
+            format!("{:>5}/{:<5}", median.as_millis(), most.as_millis())
+        };
+        eprintln!(
+            "{:>2} x {:<5} {} {} {} ({}) {} {}  {}",
+            of_way.len(),
+            format!("{way:?}"),
+            column(&|pause| pause.noticed),
+            column(&|pause| pause.restarted),
+            column(&|pause| pause.loaded),
+            column(&|pause| Duration::from_secs_f64(pause.load_ms / 1e3)),
+            column(&|pause| pause.restored[0]),
+            column(&|pause| pause.restored[1]),
+            column(&Pause::total),
+        );
+    }
+}
