@@ -290,12 +290,10 @@ fn package(
     names: &PackageNames,
 ) -> (String, Vec<String>) {
     let verb = operation.verb();
-    match operation.here(facts, names) {
-        Some((names, command)) => (format!("{verb} {}", names.join(", ")), vec![command]),
-        None => {
-            let names = elsewhere(names).join(", ");
-            let what = format!("{verb} what your distribution calls {names}");
-            (what, Vec::new())
-        }
+    if let Some((names, command)) = operation.here(facts, names) {
+        return (format!("{verb} {}", names.join(", ")), vec![command]);
     }
+    let names = elsewhere(names).join(", ");
+    let what = format!("{verb} what your distribution calls {names}");
+    (what, Vec::new())
 }

@@ -88,7 +88,7 @@ fn apply(args: &TuneApplyArgs) -> Outcome {
 
 fn status(args: &TuneStatusArgs) -> Outcome {
     let tree = tree(args.root.as_deref())?;
-    let applies = tune::status(&tree).map_err(failure)?;
+    let applies = tune::status(&tree).map_err(|error| failure(&error))?;
     if args.json {
         print_json(&applies)?;
         return Ok(Status::Done);
@@ -107,7 +107,7 @@ fn status(args: &TuneStatusArgs) -> Outcome {
 
 fn undo(args: &TuneUndoArgs) -> Outcome {
     let tree = tree(args.root.as_deref())?;
-    let applies = tune::status(&tree).map_err(failure)?;
+    let applies = tune::status(&tree).map_err(|error| failure(&error))?;
     let extent = if args.all { Extent::All } else { Extent::Last };
     let concerned = match extent {
         Extent::All => &applies[..],
@@ -133,14 +133,17 @@ fn undo(args: &TuneUndoArgs) -> Outcome {
 fn tree(root: Option<&Path>) -> Outcome<Tree> {
     let root = root.unwrap_or(Path::new("/"));
     if root.is_file() {
-        let what = format!("{} is a file; only a folder's files can be changed", root.display());
+        let what = format!(
+            "{} is a file; only a folder's files can be changed",
+            root.display()
+        );
         let advice = format!(
             "`aluco doctor --root {}` tells what to do about that machine",
             root.display()
         );
         return Err(Failure::usage(what).advise(advice));
     }
-    Tree::new(root).map_err(failure)
+    Tree::new(root).map_err(|error| failure(&error))
 }
 
 fn make(args: &TuneChoiceArgs, tree: &Tree) -> Outcome<Plan> {
@@ -174,7 +177,7 @@ fn make(args: &TuneChoiceArgs, tree: &Tree) -> Outcome<Plan> {
     let root = root.map_err(|error| Failure::new(error.to_string()))?;
     let facts = Facts::collect(&root, &Request::default());
     let report = doctor::examine(&facts);
-    Plan::make(&facts, &report.findings, tree, &choices).map_err(failure)
+    Plan::make(&facts, &report.findings, tree, &choices).map_err(|error| failure(&error))
 }
 
 /// Who called us: behind sudo, not root.
@@ -217,7 +220,7 @@ fn with_host<T>(
         interrupted: &|| INTERRUPTED.load(Ordering::Relaxed),
         progress: &mut tell,
     };
-    work(&mut host).map_err(failure)
+    work(&mut host).map_err(|error| failure(&error))
 }
 
 fn tell(progress: Progress<'_>) {
@@ -254,7 +257,7 @@ fn confirmed(what: &str) -> Outcome<bool> {
     Ok(matches!(answer.as_str(), "y" | "yes"))
 }
 
-fn failure(error: TuneError) -> Failure {
+fn failure(error: &TuneError) -> Failure {
     let failure = Failure::new(error.to_string());
     match error {
         TuneError::ChangedSince { .. } => failure

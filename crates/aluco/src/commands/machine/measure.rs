@@ -111,17 +111,16 @@ fn devices(settings: &Settings, report: &mut MachineReport) -> Result<(), crate:
             for (backend, answer) in answers {
                 match answer {
                     Ok(speeds) => {
-                        report
-                            .devices
-                            .extend(speeds.into_iter().map(|speed| DeviceSpeed {
-                                backend: backend.name().to_owned(),
-                                device: speed.device,
-                                description: speed.description,
-                                upload: speed.upload,
-                                download: speed.download,
-                                copy: speed.copy,
-                                matrix: speed.matrix,
-                            }))
+                        let speeds = speeds.into_iter().map(|speed| DeviceSpeed {
+                            backend: backend.name().to_owned(),
+                            device: speed.device,
+                            description: speed.description,
+                            upload: speed.upload,
+                            download: speed.download,
+                            copy: speed.copy,
+                            matrix: speed.matrix,
+                        });
+                        report.devices.extend(speeds);
                     }
                     Err(error) => report.device_failures.push(format!("{backend}: {error}")),
                 }
