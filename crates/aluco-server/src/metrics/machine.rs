@@ -36,14 +36,12 @@ impl Collector for MachineGauges {
                 encoder.encode_descriptor(about.name, about.help, unit.as_ref(), shape)?;
             for gauge in same {
                 let value = ConstGauge::new(gauge.value);
-                match gauge.label {
-                    Some(label) => value.encode(family.encode_family(&[label])?)?,
+                let Some(label) = gauge.label else {
                     // There is one of its name.
-                    None => {
-                        value.encode(family)?;
-                        break;
-                    }
-                }
+                    value.encode(family)?;
+                    break;
+                };
+                value.encode(family.encode_family(&[label])?)?;
             }
         }
         Ok(())

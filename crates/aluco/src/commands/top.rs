@@ -164,10 +164,11 @@ async fn outcome<T>(pending: &mut Pending<T>) -> T {
 }
 
 async fn unload(client: Client, model: String) -> (Weight, String) {
+    let name = events::short(&model);
     match client.unload(&model).await {
-        Ok(true) => (Weight::News, format!("{model} was unloaded from here")),
-        Ok(false) => (Weight::News, format!("{model} was not loaded any more")),
-        Err(error) => (Weight::Bad, format!("{model} cannot be unloaded: {error}")),
+        Ok(true) => (Weight::News, format!("{name} was unloaded from here")),
+        Ok(false) => (Weight::News, format!("{name} was not loaded any more")),
+        Err(error) => (Weight::Bad, format!("{name} cannot be unloaded: {error}")),
     }
 }
 

@@ -104,11 +104,11 @@ impl Serving {
 
     /// The kernel says these lines, as `/dev/kmsg` hands them out.
     fn kernel_says(&mut self, lines: &[&str]) {
-        let records: String = lines
+        let records: Vec<String> = lines
             .iter()
             .map(|line| format!("4,1,950818166,-;{line}\n"))
             .collect();
-        self.kernel.write_all(records.as_bytes()).unwrap();
+        self.kernel.write_all(records.concat().as_bytes()).unwrap();
     }
 }
 
@@ -234,13 +234,13 @@ impl Screen {
             .write(true)
             .open(name.to_str().unwrap())
             .unwrap();
-        let size = Winsize {
+        let winsize = Winsize {
             ws_row: 30,
             ws_col: 100,
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        tcsetwinsize(&side, size).unwrap();
+        tcsetwinsize(&side, winsize).unwrap();
         let end = || Stdio::from(side.try_clone().unwrap());
         let child = command
             .stdin(end())

@@ -100,10 +100,19 @@ fn fallbacks(before: &Look, now: &Look, texts: &mut Vec<(Weight, String)>) {
                 Weight::Bad,
                 format!(
                     "{} runs with {steps} from now on: {}",
-                    model.name, fallback.cause
+                    short(&model.name),
+                    fallback.cause
                 ),
             ));
         }
+    }
+}
+
+/// Of a model that is a file, the file's name.
+pub(super) fn short(model: &str) -> &str {
+    match model.rsplit_once('/') {
+        Some((_, file)) if model.starts_with('/') => file,
+        _ => model,
     }
 }
 
@@ -122,11 +131,14 @@ fn models(before: &Look, now: &Look, texts: &mut Vec<(Weight, String)>) {
             (None | Some(ModelState::Loading { .. }), ModelState::Ready) => "is loaded",
             _ => continue,
         };
-        texts.push((Weight::News, format!("{} {text}", model.name)));
+        texts.push((Weight::News, format!("{} {text}", short(&model.name))));
     }
     for old in &before.models {
         if !now.models.iter().any(|model| model.name == old.name) {
-            texts.push((Weight::News, format!("{} is not loaded any more", old.name)));
+            texts.push((
+                Weight::News,
+                format!("{} is not loaded any more", short(&old.name)),
+            ));
         }
     }
 }

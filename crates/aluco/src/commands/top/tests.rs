@@ -105,7 +105,11 @@ fn status() -> Value {
 }
 
 fn look(status: Value, telemetry: Option<Value>) -> Look {
-    Look::read(json!({ "status": status, "telemetry": telemetry })).unwrap()
+    let parts = [
+        ("status".to_owned(), status),
+        ("telemetry".to_owned(), telemetry.unwrap_or_default()),
+    ];
+    Look::read(Value::Object(parts.into_iter().collect())).unwrap()
 }
 
 /// A Strix Halo with a server that has been watched for some seconds.

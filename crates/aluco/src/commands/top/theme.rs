@@ -51,7 +51,7 @@ impl Theme {
         }
     }
 
-    pub(super) fn marked(self) -> Style {
+    pub(super) fn marked() -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 

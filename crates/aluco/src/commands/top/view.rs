@@ -8,15 +8,16 @@ mod models;
 use std::time::{Duration, SystemTime};
 
 use ratatui::{
-    buffer::Buffer,
+    buffer::{Buffer, Cell},
     layout::Rect,
     style::Style,
     text::{Line, Span},
 };
 
 use super::{
-    events::Happening,
+    events::{Happening, short},
     screen::{Dialog, Screen},
+    theme::Theme,
 };
 use crate::{commands::ps::brief, render::printable};
 
@@ -56,7 +57,7 @@ pub(super) fn text(screen: &Screen, now: SystemTime, width: u16) -> String {
     for line in lines.into_iter().take(height.into()) {
         let mut row = Buffer::empty(Rect::new(0, 0, width, 1));
         row.set_line(0, 0, &line, width);
-        let cells: String = row.content.iter().map(|cell| cell.symbol()).collect();
+        let cells: String = row.content.iter().map(Cell::symbol).collect();
         text.push_str(cells.trim_end());
         text.push('\n');
     }
@@ -144,12 +145,12 @@ fn footer(screen: &Screen) -> Line<'static> {
     if let Dialog::Unload(model) = &screen.dialog {
         let question = format!(
             "unload {}? y to do it, any other key to leave it",
-            one_line(model)
+            one_line(short(model))
         );
-        return Line::styled(question, theme.marked());
+        return Line::styled(question, Theme::marked());
     }
     if let Some(notice) = &screen.notice {
-        return Line::styled(one_line(notice), theme.marked());
+        return Line::styled(one_line(notice), Theme::marked());
     }
     let pause = if screen.is_paused { "go on" } else { "pause" };
     let sort = screen.sort.name();
@@ -203,7 +204,7 @@ fn one_line(text: &str) -> String {
 
 /// Text on the left and on the right of a line; the left one gives way.
 fn both_sides(
-    left: Span<'static>,
+    left: &Span<'static>,
     right: Span<'static>,
     columns: usize,
     cut: &str,

@@ -33,7 +33,7 @@ pub(super) fn lines(screen: &Screen, columns: usize) -> Vec<Line<'static>> {
                 "GPU",
                 &gpu.busy_percent,
                 &screen.gpu_busy,
-                details,
+                &details,
                 columns,
             )
         }
@@ -44,7 +44,7 @@ pub(super) fn lines(screen: &Screen, columns: usize) -> Vec<Line<'static>> {
         "CPU",
         &sample.cpu_busy_percent,
         &screen.cpu_busy,
-        cpu_details(sample),
+        &cpu_details(sample),
         columns,
     );
     let npu = match &sample.npu {
@@ -59,7 +59,7 @@ fn busy<T: Copy + Into<f64>>(
     name: &'static str,
     percent: &Known<T>,
     history: &VecDeque<Option<f64>>,
-    details: Vec<String>,
+    details: &[String],
     columns: usize,
 ) -> Line<'static> {
     let theme = screen.theme;
@@ -82,7 +82,7 @@ fn busy<T: Copy + Into<f64>>(
         }
     }
     let room = columns.saturating_sub(spans.iter().map(Span::width).sum());
-    spans.push(Span::raw(dotted(screen, &details, room)));
+    spans.push(Span::raw(dotted(screen, details, room)));
     Line::from(spans)
 }
 

@@ -8,7 +8,7 @@ use super::{both_sides, dotted, one_line};
 use crate::{
     commands::{
         ps::brief,
-        top::{events::Weight, screen::Screen},
+        top::{events::Weight, screen::Screen, theme::Theme},
     },
     render::thousands,
 };
@@ -24,7 +24,7 @@ pub(super) fn lines(screen: &Screen, columns: usize) -> Vec<Line<'static>> {
     parts.extend(worker(screen));
     let room = columns.saturating_sub(right.width() + 1);
     let mut lines = vec![both_sides(
-        Span::styled(dotted(screen, &parts, room), theme.title()),
+        &Span::styled(dotted(screen, &parts, room), theme.title()),
         right,
         columns,
         theme.ellipsis(),
@@ -52,7 +52,7 @@ fn state(screen: &Screen) -> Span<'static> {
     if screen.lost.is_some() {
         Span::styled("gone", theme.weight(Weight::Bad))
     } else if screen.is_paused {
-        Span::styled("PAUSED", theme.marked())
+        Span::styled("PAUSED", Theme::marked())
     } else if warnings > 0 {
         let text = counted(warnings, "kernel warning");
         Span::styled(text, theme.weight(Weight::Warning))

@@ -10,7 +10,7 @@ use crate::{
     client::wire::ModelStatus,
     commands::{
         ps::Part,
-        top::{events, screen::Screen},
+        top::{events, screen::Screen, theme::Theme},
     },
     render::Align,
 };
@@ -122,7 +122,7 @@ pub(super) fn lines(
         let texts = shown.iter().map(|column| column.text(model, restarts, now));
         let text = row(texts.collect());
         lines.push(if marked == Some(index) && !screen.is_still {
-            Line::styled(format!("{text:columns$}"), theme.marked())
+            Line::styled(format!("{text:columns$}"), Theme::marked())
         } else {
             Line::raw(text)
         });
