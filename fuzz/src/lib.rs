@@ -1,17 +1,13 @@
 //! What is done with each input, and what must hold for every one of them.
 
+mod machine;
 mod prefix;
 
 use std::fmt::Debug;
 
-use aluco_machine::{
-    capture::capture,
-    facts::{Facts, Request},
-    fixture,
-    root::{Entry, Root},
-};
 use aluco_model::gguf::{Header, Limits, TensorInfo};
 use aluco_proto::{Command, Event, FrameDecoder, encode, read_frame};
+pub use machine::{machine_files, machine_tuned};
 pub use prefix::prefix_entry;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -95,28 +91,4 @@ fn piecemeal<T: DeserializeOwned>(stream: &[u8], piece_bytes: usize) -> Vec<T> {
         }
     }
     messages
-}
-
-/// Takes the bytes for the files of a machine: two bytes choose the file, two more say how long it is. Whatever stands in them, there is a snapshot
-/// that survives JSON, and a capture of the machine can be replayed.
-pub fn machine_files(data: &[u8]) {
-    let mut bundle = fixture::bundle("strix-halo-bad-firmware");
-    let paths: Vec<String> = bundle.files.keys().cloned().collect();
-    let mut rest = data;
-    while let [choice, more, low, high, after @ ..] = rest {
-        let index = usize::from(u16::from_le_bytes([*choice, *more])) % paths.len();
-        let bytes = usize::from(u16::from_le_bytes([*low, *high])).min(after.len());
-        let (content, after) = after.split_at(bytes);
-        let entry = Entry::from(content);
-        bundle.files.insert(paths[index].clone(), entry);
-        rest = after;
-    }
-    let root = Root::bundle(bundle);
-    let request = Request::default();
-    let facts = Facts::collect(&root, &request);
-    let json = serde_json::to_string(&facts).expect("facts can be written");
-    let read: Facts = serde_json::from_str(&json).expect("and read again");
-    assert!(read == facts);
-    let captured = capture(&root, &request, "0");
-    let _ = Facts::collect(&Root::bundle(captured), &request);
 }

@@ -58,6 +58,21 @@ fn main() -> io::Result<()> {
         fs::write(machine.join(name), bytes)?;
     }
 
+    // A byte that chooses the machine before that.
+    let tuned = corpus.join("machine_tuned");
+    fs::create_dir_all(&tuned)?;
+    for machine in 0..4_u8 {
+        fs::write(tuned.join(format!("machine_{machine}")), [machine])?;
+        let text = "quiet amdgpu.gtt_size=122880 \"a b\" amdttm.pages_limit=1\n";
+        let mut bytes = vec![machine];
+        for file in 0..48_u16 {
+            bytes.extend(file.to_le_bytes());
+            bytes.extend((text.len() as u16).to_le_bytes());
+            bytes.extend(text.bytes());
+        }
+        fs::write(tuned.join(format!("arguments_{machine}")), bytes)?;
+    }
+
     let entries = corpus.join("prefix_entry");
     fs::create_dir_all(&entries)?;
     let parent = Key::root(&Fingerprint::of([]), "");
@@ -110,6 +125,7 @@ fn main() -> io::Result<()> {
             sequence: 1,
             steps: 2,
             working: true,
+            step_tokens: 1,
         },
     ];
     // The first byte says in pieces of how many bytes the rest arrives.
