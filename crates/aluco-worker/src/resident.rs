@@ -133,8 +133,10 @@ impl Resident {
                     match result {
                         Ok(parts) => {
                             let _ = loaded.set(parts.info.clone());
-                            *shown_store.lock().unwrap_or_else(PoisonError::into_inner) =
-                                parts.tools.store.clone();
+                            shown_store
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .clone_from(&parts.tools.store);
                             outbox.send(&Event::Loaded {
                                 request,
                                 model: Box::new(parts.info.clone()),
