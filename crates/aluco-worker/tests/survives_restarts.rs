@@ -183,7 +183,10 @@ fn a_damaged_file_is_not_believed() {
         assert!(files.len() > 2, "{files:?}");
         let right = expected(kind, folder.path(), &prompt);
         for file in &files {
-            let mut bytes = fs::read(file).unwrap();
+            // An end that a block covers by now is gone.
+            let Ok(mut bytes) = fs::read(file) else {
+                continue;
+            };
             let middle = bytes.len() / 2;
             bytes[middle] ^= 4;
             fs::write(file, bytes).unwrap();

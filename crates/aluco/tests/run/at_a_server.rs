@@ -58,6 +58,34 @@ pub(crate) fn stdout(command: &mut std::process::Command) -> String {
 }
 
 #[test]
+fn a_model_that_kills_its_worker_is_listed_with_how_it_is_run_since() {
+    let home = Home::with(&Script {
+        crash_on_load: true,
+        micro_batch_safe: Some(128),
+        ..Script::default()
+    });
+    let server = Server::start(&home, None);
+    let aluco = |args: &[&str]| {
+        let mut command = home.aluco(args);
+        command.env("ALUCO_URL", &server.url);
+        command
+    };
+    let answer = stdout(&mut aluco(&["run", "./model.gguf", "hello"]));
+    assert_eq!(answer, "Hello, world!\n");
+    let shown = stdout(&mut aluco(&["ps"]));
+    let line = shown.lines().nth(2).unwrap();
+    assert!(
+        line.contains("model.gguf: micro-batch 128 since ") && line.contains("SIGABRT"),
+        "{shown}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&mut aluco(&["ps", "--json"]))).unwrap();
+    let fallback = &json["models"][0]["fallback"];
+    assert_eq!(fallback["steps"][0]["micro_batch"], 128, "{json}");
+    assert_eq!(json["mishaps"]["fallback_steps"], 1, "{json}");
+}
+
+#[test]
 fn a_running_server_is_used_listed_freed_and_stopped() {
     let home = Home::with(&Script::default());
     let server = Server::start(&home, None);
