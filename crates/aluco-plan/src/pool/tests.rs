@@ -285,3 +285,40 @@ proptest! {
         prop_assert!(budget.host <= facts.memory.total);
     }
 }
+
+#[test]
+fn a_limit_for_all_models_is_kept_to_where_there_is_more() {
+    let root = halo();
+    let pool = Pool::of(&Facts::read(root.path()), Held::default(), None);
+    let limited = pool.clone().limited(Bytes::GIB.times(16), "test");
+    assert_eq!(limited.budget.host, Bytes::GIB.times(16));
+    assert_eq!(limited.budget.together, Bytes::GIB.times(16));
+    assert_eq!(limited.host_limits[0].source, "test");
+    assert_eq!(limited.default_store(), Bytes::GIB);
+    let beyond = pool.clone().limited(Bytes::GIB.times(4096), "test");
+    assert_eq!(beyond.budget, pool.budget);
+}
+
+#[test]
+fn a_plan_without_a_header_is_let_in_or_refused_as_any_other() {
+    use aluco_proto::Backend;
+
+    use crate::{Ledger, MemoryPlan};
+
+    let root = halo();
+    let pool = Pool::of(&Facts::read(root.path()), Held::default(), None);
+    let mut ledger = Ledger::new(pool.limited(Bytes::GIB.times(16), "test"));
+    let plan = |gib| MemoryPlan::guessed(Bytes::GIB.times(gib), 4096, Backend::Cpu, Bytes::ZERO);
+    let reservation = ledger.admit_plan("one", &plan(8)).unwrap();
+    assert_eq!(ledger.held(), plan(8).total());
+    assert!(ledger.check_plan("two", &plan(4)).is_ok());
+    ledger.set_idle(reservation, true);
+    let refusal = ledger.check_plan("two", &plan(10)).unwrap_err();
+    assert!(refusal.to_string().contains("unload one"), "{refusal}");
+    assert_eq!(
+        refusal.missing_bytes(),
+        (plan(8).total() + plan(10).total()).less(Bytes::GIB.times(16))
+    );
+    ledger.release(reservation);
+    assert!(ledger.check_plan("two", &plan(10)).is_ok());
+}
