@@ -31,6 +31,11 @@ const RESTART_MAX: Duration = Duration::from_secs(1);
 /// Until a worker that a signal has stopped is noticed: two seconds without an answer, the heartbeat that comes next, and the end of the process.
 const STOP_NOTICED_MAX: Duration = Duration::from_millis(3200);
 
+/// How far other neighbours in a batch move the logprobs of the likeliest tokens of the quantised test model, whose activations are rounded to
+/// eight bits: 0.6 to 1.0 at most was measured, of undisturbed runs as of disturbed ones. Two of three replies differ somewhere for that, with or
+/// without deaths.
+const NEAR_TIE: f64 = 1.5;
+
 fn from_environment(name: &str, or: u64) -> u64 {
     std::env::var(name).map_or(or, |text| text.parse().unwrap())
 }
@@ -187,11 +192,11 @@ async fn streams_of_a_quantised_model_differ_only_from_near_ties_on() {
         step_max: 150,
     })
     .await;
-    // Between an undisturbed run and the next, other neighbours make that much of a difference.
-    let bound = 2.0 * calm.shift_max;
-    assert!(chaotic.shift_max <= bound, "{chaotic}");
-    for fork in &chaotic.forks {
-        assert!(fork.gap.unwrap_or(fork.shift) <= bound, "{fork:?}");
+    for tally in [&calm, &chaotic] {
+        assert!(tally.shift_max <= NEAR_TIE, "{tally}");
+        for fork in &tally.forks {
+            assert!(fork.gap.unwrap_or(fork.shift) <= NEAR_TIE, "{fork:?}");
+        }
     }
 }
 

@@ -103,8 +103,8 @@ fn shift(one: &Drawn, other: &Drawn) -> f64 {
             met += 1;
         }
     }
-    // The likeliest ones of two runs are the same but for those at the end of the list.
-    if met + 2 < one.best.len() {
+    // The likeliest ones of two runs are the same but for those at the end of the list, where many are as likely.
+    if met + 3 < one.best.len() {
         return f64::INFINITY;
     }
     largest

@@ -30,7 +30,10 @@ fn assert_is_whole(text: &str) {
         .iter()
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
         .collect();
-    let words: Vec<usize> = said.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let words: Vec<usize> = said
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
     let expected: Vec<usize> = (0..TOKENS).map(|n| n % 7).collect();
     assert_eq!(words, expected);
     let last = events.last().unwrap();
