@@ -255,7 +255,9 @@ fn remove_argument(facts: &Facts, argument: &str) -> Vec<String> {
             format!("sudo sed -i '/^options/s/ *\\b{argument}\\b//' /boot/loader/entries/*.conf")
         }
         BootLoader::Limine => {
-            format!("sudo sed -i 's/ *\\b{argument}\\b//' /etc/default/limine && sudo limine-mkinitcpio")
+            format!(
+                "sudo sed -i 's/ *\\b{argument}\\b//' /etc/default/limine && sudo limine-mkinitcpio"
+            )
         }
         BootLoader::NixOs => format!(
             "# take \"{argument}\" from boot.kernelParams in configuration.nix, then: sudo nixos-rebuild boot"
