@@ -97,22 +97,22 @@ fn default_ram_bytes() -> u64 {
 /// A fifth of what is free where the folder is, or was before it filled up, at most 64 GiB. Says so if that is next to nothing.
 fn default_disk_bytes(root: &Path) -> u64 {
     let used: u64 = disk::folders(root).iter().map(|folder| folder.bytes).sum();
-    let room = disk::free_bytes(root).unwrap_or(0) + used;
-    if let Some(warning) = scarcity(root, room) {
+    let space = disk::free_bytes(root).unwrap_or(0) + used;
+    if let Some(warning) = scarcity(root, space) {
         tracing::warn!("{warning}");
     }
-    (room / DISK_SHARE).min(DISK_BYTES_MAX)
+    (space / DISK_SHARE).min(DISK_BYTES_MAX)
 }
 
 /// What to say of a disk so full that the share of its room keeps next to nothing.
-fn scarcity(root: &Path, room: u64) -> Option<String> {
+fn scarcity(root: &Path, space: u64) -> Option<String> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    (room / DISK_SHARE < DISK_BYTES_USEFUL).then(|| {
+    (space / DISK_SHARE < DISK_BYTES_USEFUL).then(|| {
         format!(
             "stored prompts get only {:.1} GiB of disk, a fifth of the {:.1} GiB that {} has room for; free some, or set what they may take, \
              as in --cache-disk 16GiB",
-            gib(room / DISK_SHARE),
-            gib(room),
+            gib(space / DISK_SHARE),
+            gib(space),
             root.display()
         )
     })
