@@ -90,21 +90,35 @@ mkdir -p -- "$build" "$target/release" "$target/native"
 messages=$(mktemp)
 trap 'rm -f -- "$messages"' EXIT
 # The worker alone: together with other crates cargo would unify features otherwise, and compile llama.cpp once more.
-if ! (cd "$root" && CARGO_TARGET_DIR=$build cargo build "${options[@]}" --message-format=json-render-diagnostics) >"$messages"; then
+compile() {
+    (cd "$root" && CARGO_TARGET_DIR=$build cargo build "${options[@]}" --message-format=json-render-diagnostics) >"$messages" && return
     if [[ -n $fork ]]; then
         say "note that $fork must accept the patches of llama-cpp-sys-4 and offer the functions that its shims call."
         say 'If the messages above are about patches, shims or bindings, bring the fork nearer to the pinned llama.cpp; the patches:'
         printf '  %s\n' "$crate"/patches/*.patch >&2
     fi
     die 'cargo build failed'
-fi
+}
 
-# Where llama.cpp was compiled and what is linked, from cargo's message about the crate's build script.
-ran=$(grep '"reason":"build-script-executed"' "$messages" | grep -F 'llama-cpp-sys-4' | tail -n 1)
-out_dir=$(grep -o '"out_dir":"[^"]*"' <<<"$ran" | cut -d '"' -f 4)
-lib_dir=$(grep -o '"linked_paths":\["[^"]*"' <<<"$ran" | cut -d '"' -f 4)
-linked=$(grep -o '"linked_libs":\[[^]]*\]' <<<"$ran" | cut -d '[' -f 2 | tr -d '"]' | tr ',' ' ')
-[[ -d $out_dir/llama.cpp && -d $lib_dir ]] || die 'cargo did not say where llama-cpp-sys-4 was built'
+# Sets where llama.cpp was compiled and what is linked, from cargo's message about the crate's build script; fails if that is gone.
+locate() {
+    local ran
+    ran=$(grep '"reason":"build-script-executed"' "$messages" | grep -F 'llama-cpp-sys-4' | tail -n 1) || true
+    out_dir=$(grep -o '"out_dir":"[^"]*"' <<<"$ran" | cut -d '"' -f 4) || true
+    lib_dir=$(grep -o '"linked_paths":\["[^"]*"' <<<"$ran" | cut -d '"' -f 4) || true
+    linked=$(grep -o '"linked_libs":\[[^]]*\]' <<<"$ran" | cut -d '[' -f 2 | tr -d '"]' | tr ',' ' ') || true
+    [[ -d $out_dir/llama.cpp && -d $lib_dir ]]
+}
+
+compile
+if ! locate; then
+    # A target folder that was moved or copied: cargo goes on naming the old place, and cmake refuses the new one.
+    say "what was compiled in $build names folders that are gone; llama.cpp is compiled again"
+    (cd "$root" && CARGO_TARGET_DIR=$build cargo clean --quiet --release -p llama-cpp-sys-4)
+    rm -rf -- "$build/llama-cmake-cache"
+    compile
+    locate || die 'cargo did not say where llama-cpp-sys-4 was built'
+fi
 
 if [[ $backend == vulkan ]]; then
     compiled=$(find "${lib_dir%/lib}" -path '*ggml-vulkan*' -name flags.make -exec cat {} +)
