@@ -90,6 +90,11 @@ impl App {
         &self.shared.fleet
     }
 
+    /// Whether a stream can be fetched again, if its client asked for that, asked not to, or did not say.
+    pub(crate) fn makes_resumable(&self, asked: Option<bool>) -> bool {
+        self.config().resume.streams.includes(asked)
+    }
+
     /// The configuration that holds now.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.live().config

@@ -65,11 +65,7 @@ pub(crate) async fn complete(
     };
     let feed = Feed::new(&app, &caller, &body.model, body.options(), specs);
     if body.is_streamed() {
-        let is_resumable = app
-            .config()
-            .resume
-            .streams
-            .includes(body.resumable.or(asked));
+        let is_resumable = app.makes_resumable(body.resumable.or(asked));
         return respond(&app, &caller, feed, form, is_resumable).await;
     }
     Ok(Json(whole(feed, &form).await?).into_response())
