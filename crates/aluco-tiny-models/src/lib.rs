@@ -8,14 +8,20 @@
 //! which token `n` is byte `n` (see [`Kind`] for the three that follow). What they say has no meaning. But it depends on the whole
 //! context, or on as much of it as that kind of memory keeps, and it is printable ASCII nearly always, so that a wrong token,
 //! position or state shows as another text. `<|im_end|>` is hardly ever drawn: answers end at the limit of tokens.
+//!
+//! For what has to be shown on a model that was trained there is [`in_full_precision`], which makes the same of it whatever runs beside it.
 
 mod architecture;
 mod block;
 mod model;
+mod precision;
+mod quantised;
 mod random;
 mod vocabulary;
 
 use std::{fmt, io, path::Path, str::FromStr};
+
+pub use precision::in_full_precision;
 
 /// What a model remembers of its context, and the architecture that stands for it.
 ///
