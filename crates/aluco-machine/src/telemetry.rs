@@ -7,6 +7,7 @@ mod classify;
 mod event;
 mod kernel_log;
 mod line;
+mod rfc3339;
 mod sample;
 mod sampler;
 mod tracker;

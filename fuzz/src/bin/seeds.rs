@@ -1,23 +1,37 @@
-//! Writes inputs to begin with into `corpus/`, so that a run need not find the magic and the lengths by chance.
+//! Writes inputs to begin with into `corpus/`, so that a run need not find the magic and the lengths by chance: for the targets whose features are on.
 
-use std::{fs, io, path::Path};
-
-use aluco_model::gguf::{TensorType, writer::Writer};
-use aluco_prefix::{Entry, Fingerprint, Key, Kind, disk::format::Header};
-use aluco_proto::{Command, Event, ModelHandle, RequestId, encode};
-use serde::Serialize;
-
-/// One byte, then the frames of messages.
-fn stream<T: Serialize>(first: u8, messages: &[T]) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![first];
-    for message in messages {
-        bytes.extend(encode(message).map_err(io::Error::other)?);
-    }
-    Ok(bytes)
-}
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 fn main() -> io::Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    #[cfg(feature = "model")]
+    gguf_header()?;
+    #[cfg(feature = "machine")]
+    {
+        machine_files()?;
+        machine_tuned()?;
+    }
+    #[cfg(feature = "prefix")]
+    prefix_entry()?;
+    #[cfg(feature = "proto")]
+    proto_frame()?;
+    Ok(())
+}
+
+fn corpus(target: &str) -> io::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+#[cfg(feature = "model")]
+fn gguf_header() -> io::Result<()> {
+    use aluco_model::gguf::{TensorType, writer::Writer};
+
     let model = Writer::new()
         .key("general.architecture", "llama")
         .key("llama.block_count", 30_u32)
@@ -27,16 +41,28 @@ fn main() -> io::Result<()> {
         .key("nested", vec![vec![1_u16], vec![2, 3]])
         .tensor("token_embd.weight", &[32, 4], TensorType::Q8_0)
         .tensor("output_norm.weight", &[32], TensorType::F32);
-    let gguf = corpus.join("gguf_header");
-    fs::create_dir_all(&gguf)?;
-    fs::write(gguf.join("empty"), Writer::new().header())?;
-    fs::write(gguf.join("version_2"), model.clone().version(2).header())?;
-    fs::write(gguf.join("aligned"), model.clone().alignment(64).file())?;
-    fs::write(gguf.join("model"), model.header())?;
+    let folder = corpus("gguf_header")?;
+    fs::write(folder.join("empty"), Writer::new().header())?;
+    fs::write(folder.join("version_2"), model.clone().version(2).header())?;
+    fs::write(folder.join("aligned"), model.clone().alignment(64).file())?;
+    fs::write(folder.join("model"), model.header())
+}
 
-    // Two bytes that choose a file, two with its length, then what it says.
-    let machine = corpus.join("machine_files");
-    fs::create_dir_all(&machine)?;
+/// Two bytes that choose a file, two with its length, then what it says: the same text in each of the first files.
+#[cfg(feature = "machine")]
+fn everywhere(files: u16, text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for file in 0..files {
+        bytes.extend(file.to_le_bytes());
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text.bytes());
+    }
+    bytes
+}
+
+#[cfg(feature = "machine")]
+fn machine_files() -> io::Result<()> {
+    let folder = corpus("machine_files")?;
     for (name, text) in [
         ("number", "8182406\n"),
         ("clocks", "0: 400Mhz \n1: 800Mhz \n2: 1000Mhz *\n"),
@@ -49,32 +75,29 @@ fn main() -> io::Result<()> {
             "options ttm pages_limit=1 \\\n page_pool_size=2\n",
         ),
     ] {
-        let mut bytes = Vec::new();
-        for file in 0..=255_u16 {
-            bytes.extend(file.to_le_bytes());
-            bytes.extend((text.len() as u16).to_le_bytes());
-            bytes.extend(text.bytes());
-        }
-        fs::write(machine.join(name), bytes)?;
+        fs::write(folder.join(name), everywhere(256, text))?;
     }
+    Ok(())
+}
 
-    // A byte that chooses the machine before that.
-    let tuned = corpus.join("machine_tuned");
-    fs::create_dir_all(&tuned)?;
+/// A byte that chooses the machine before that.
+#[cfg(feature = "machine")]
+fn machine_tuned() -> io::Result<()> {
+    let folder = corpus("machine_tuned")?;
+    let text = "quiet amdgpu.gtt_size=122880 \"a b\" amdttm.pages_limit=1\n";
     for machine in 0..4_u8 {
-        fs::write(tuned.join(format!("machine_{machine}")), [machine])?;
-        let text = "quiet amdgpu.gtt_size=122880 \"a b\" amdttm.pages_limit=1\n";
-        let mut bytes = vec![machine];
-        for file in 0..48_u16 {
-            bytes.extend(file.to_le_bytes());
-            bytes.extend((text.len() as u16).to_le_bytes());
-            bytes.extend(text.bytes());
-        }
-        fs::write(tuned.join(format!("arguments_{machine}")), bytes)?;
+        fs::write(folder.join(format!("machine_{machine}")), [machine])?;
+        let bytes = [vec![machine], everywhere(48, text)].concat();
+        fs::write(folder.join(format!("arguments_{machine}")), bytes)?;
     }
+    Ok(())
+}
 
-    let entries = corpus.join("prefix_entry");
-    fs::create_dir_all(&entries)?;
+#[cfg(feature = "prefix")]
+fn prefix_entry() -> io::Result<()> {
+    use aluco_prefix::{Entry, Fingerprint, Key, Kind, disk::format::Header};
+
+    let folder = corpus("prefix_entry")?;
     let parent = Key::root(&Fingerprint::of([]), "");
     for (name, kind, tokens) in [
         ("block", Kind::Block, vec![1; 64]),
@@ -89,11 +112,25 @@ fn main() -> io::Result<()> {
         };
         let payload = b"payload";
         let header = Header::new(Fingerprint::of([]), entry, payload).map_err(io::Error::other)?;
-        fs::write(entries.join(name), [&header.encode()[..], payload].concat())?;
+        fs::write(folder.join(name), [&header.encode()[..], payload].concat())?;
     }
+    Ok(())
+}
 
-    let frames = corpus.join("proto_frame");
-    fs::create_dir_all(&frames)?;
+/// One byte that says in pieces of how many bytes the rest arrives, then the frames of messages.
+#[cfg(feature = "proto")]
+fn stream<T: serde::Serialize>(first: u8, messages: &[T]) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![first];
+    for message in messages {
+        bytes.extend(aluco_proto::encode(message).map_err(io::Error::other)?);
+    }
+    Ok(bytes)
+}
+
+#[cfg(feature = "proto")]
+fn proto_frame() -> io::Result<()> {
+    use aluco_proto::{Command, Event, ModelHandle, RequestId};
+
     let commands = [
         Command::Hello { protocol: 1 },
         Command::Cancel {
@@ -128,7 +165,7 @@ fn main() -> io::Result<()> {
             step_tokens: 1,
         },
     ];
-    // The first byte says in pieces of how many bytes the rest arrives.
-    fs::write(frames.join("commands"), stream(7, &commands)?)?;
-    fs::write(frames.join("events"), stream(200, &events)?)
+    let folder = corpus("proto_frame")?;
+    fs::write(folder.join("commands"), stream(7, &commands)?)?;
+    fs::write(folder.join("events"), stream(200, &events)?)
 }

@@ -82,19 +82,25 @@ pub struct Sensors {
     pub clock_hz: Known<u64>,
 }
 
-/// What the firmware of an APU measures: `gpu_metrics` of format 3.0. A value that the firmware does not set is `None`.
+/// What the firmware measures, as `gpu_metrics` tells it. A value that the format has not, or that the firmware does not set, is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GpuMetrics {
-    /// Version of the format, such as `3.0`. Only 3.0 is read; of others, the rest is `None`.
+    /// Version of the format: `3.0` of Strix Halo. Read are 1.1 to 1.3 of cards, 2.1 to 2.4 of older APUs, and 3.0; of others, the rest is `None`.
     pub format: String,
-    /// Temperature of the GPU, in hundredths of a degree Celsius.
+    /// Temperature of the GPU, of a card at the edge of its chip, in hundredths of a degree Celsius.
     pub gpu_temperature_cc: Option<u16>,
-    /// Temperature of the chip, in hundredths of a degree Celsius.
+    /// Temperature of a card's hottest spot, in hundredths of a degree Celsius.
+    pub hotspot_temperature_cc: Option<u16>,
+    /// Temperature of a card's memory, in hundredths of a degree Celsius.
+    pub memory_temperature_cc: Option<u16>,
+    /// Temperature of the chip, of a card that of what feeds it, in hundredths of a degree Celsius.
     pub soc_temperature_cc: Option<u16>,
     /// Temperature of the case, in hundredths of a degree Celsius.
     pub skin_temperature_cc: Option<u16>,
-    /// How busy the GPU is, as the firmware counts: percent or, with old firmware, hundredths of it.
+    /// How busy the GPU is, as the firmware counts: percent or, on APUs, mostly hundredths of it.
     pub gpu_activity: Option<u16>,
+    /// How busy a card's memory controller is, in percent.
+    pub memory_activity: Option<u16>,
     /// How busy the video engine is, in hundredths of a percent.
     pub video_activity: Option<u16>,
     /// Memory read, in MB/s; it ends at 65535, far below what the memory can do.

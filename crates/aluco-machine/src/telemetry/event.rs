@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelEvent {
     /// When it happened; of messages from before the watch began, as the kernel's own clock tells.
+    #[serde(with = "super::rfc3339")]
     pub at: SystemTime,
     /// What happened.
     pub kind: KernelEventKind,

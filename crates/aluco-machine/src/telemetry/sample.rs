@@ -10,6 +10,7 @@ use crate::facts::{GpuMemory, GpuMetrics, Known};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When it was taken.
+    #[serde(with = "super::rfc3339")]
     pub at: SystemTime,
     /// The GPU that matters; `None` if there is none.
     pub gpu: Option<GpuSample>,

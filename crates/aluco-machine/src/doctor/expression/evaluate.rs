@@ -345,7 +345,7 @@ fn name_place(setting: &mut Value) {
         && let Some(rest) = file.strip_prefix("/proc/")
     {
         *file = match rest.split('/').next() {
-            None | Some("self") => "the environment of this session".to_owned(),
+            None | Some("self") => "the environment of this login".to_owned(),
             Some(process) => format!("the environment of process {process}"),
         };
     }

@@ -28,6 +28,35 @@ const ENTRY_FOLDERS: [&str; 4] = [
     "/esp/loader/entries/*.conf",
 ];
 
+/// How an argument is set and taken away in one kind of file.
+struct Syntax {
+    set: fn(&str, &str) -> String,
+    remove: fn(&str, &str, Option<&str>) -> String,
+}
+
+const GRUB: Syntax = Syntax {
+    set: grub::set,
+    remove: grub::remove,
+};
+const LINE: Syntax = Syntax {
+    set: entries::set_line,
+    remove: entries::remove_line,
+};
+const ENTRY: Syntax = Syntax {
+    set: entries::set,
+    remove: entries::remove,
+};
+
+impl Syntax {
+    /// The text as it is wished for.
+    fn edit(&self, text: &str, wish: &ArgumentWish) -> String {
+        match wish {
+            ArgumentWish::Set(argument) => (self.set)(text, argument),
+            ArgumentWish::Remove(name, value) => (self.remove)(text, name, value.as_deref()),
+        }
+    }
+}
+
 /// The wishes as arguments to set and to take away.
 struct Wanted<'a> {
     wishes: Vec<&'a Wish<ArgumentWish>>,
@@ -117,12 +146,12 @@ fn grub_drop_in(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneEr
     }
     for path in &others {
         let edited = edit(draft, wanted, path, |text, wish| match wish {
+            ArgumentWish::Set(argument) if elsewhere.has(argument) => text.to_owned(),
             // Ours comes later and wins, but two values of one name mislead whoever reads them.
-            ArgumentWish::Set(argument) if !elsewhere.has(argument) => {
+            ArgumentWish::Set(argument) => {
                 grub::remove(text, KernelArguments::split(argument).0, None)
             }
-            ArgumentWish::Set(_) => text.to_owned(),
-            ArgumentWish::Remove(name, value) => grub::remove(text, name, value.as_deref()),
+            ArgumentWish::Remove(..) => GRUB.edit(text, wish),
         })?;
         if let (true, Some(change)) = (edited, draft.changes.last_mut()) {
             "take out what no longer holds".clone_into(&mut change.title);
@@ -139,15 +168,9 @@ fn grub_drop_in(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneEr
 }
 
 fn grub_file(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneError> {
-    let changed = edit(
-        draft,
-        wanted,
-        Path::new(GRUB_FILE),
-        |text, wish| match wish {
-            ArgumentWish::Set(argument) => grub::set(text, argument),
-            ArgumentWish::Remove(name, value) => grub::remove(text, name, value.as_deref()),
-        },
-    )?;
+    let changed = edit(draft, wanted, Path::new(GRUB_FILE), |text, wish| {
+        GRUB.edit(text, wish)
+    })?;
     if changed {
         let (program, menu) = if draft.tree.has_program("grub2-mkconfig") {
             ("grub2-mkconfig", "/boot/grub2/grub.cfg")
@@ -167,15 +190,9 @@ fn has_kernel_line(draft: &Draft<'_>) -> Result<bool, TuneError> {
 }
 
 fn kernel_line(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneError> {
-    let changed = edit(
-        draft,
-        wanted,
-        Path::new(KERNEL_LINE),
-        |text, wish| match wish {
-            ArgumentWish::Set(argument) => entries::set_line(text, argument),
-            ArgumentWish::Remove(name, value) => entries::remove_line(text, name, value.as_deref()),
-        },
-    )?;
+    let changed = edit(draft, wanted, Path::new(KERNEL_LINE), |text, wish| {
+        LINE.edit(text, wish)
+    })?;
     if changed {
         if draft.tree.has_program("mkinitcpio") {
             draft.rebuild(
@@ -194,10 +211,12 @@ fn kernel_line(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneErr
 
 fn loader_entries(draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Result<(), TuneError> {
     for path in entry_files(draft) {
-        edit(draft, wanted, &path, |text, wish| match wish {
-            _ if !entries::starts_linux(text) => text.to_owned(),
-            ArgumentWish::Set(argument) => entries::set(text, argument),
-            ArgumentWish::Remove(name, value) => entries::remove(text, name, value.as_deref()),
+        edit(draft, wanted, &path, |text, wish| {
+            if entries::starts_linux(text) {
+                ENTRY.edit(text, wish)
+            } else {
+                text.to_owned()
+            }
         })?;
     }
     Ok(())

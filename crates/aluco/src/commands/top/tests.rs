@@ -58,7 +58,7 @@ fn telemetry(machine: &str, busy_percent: u64) -> Value {
         },
         "sample": sample,
         "kernel": { "warnings": 2, "events": [{
-            "at": { "secs_since_epoch": 999_880, "nanos_since_epoch": 0 },
+            "at": "1970-01-12T13:44:40.000Z",
             "kind": { "kind": "mes-failure" }, "pid": null, "process": null,
             "line": "amdgpu 0000:c5:00.0: amdgpu: MES failed to respond to msg=REMOVE_QUEUE" }] },
         "uptime_ms": 8_040_000,
