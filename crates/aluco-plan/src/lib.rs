@@ -5,6 +5,7 @@
 //!   what limits them.
 //! * [`Ledger`] keeps one entry for every consumer. A [`Candidate`] that does not fit gets a [`Refusal`]: a table of what it needs, what is
 //!   free and who holds the rest, with up to three ways out that were tried.
+//! * [`speed::SpeedPlan`] says how fast a model will decode, prefill and load, from its header and what the machine was measured to do.
 //! * [`PressureGauge`] says when memory is to be given back to others.
 //!
 //! Everything but [`pool::Facts::read`] and [`pool::anonymous_bytes`] is pure. Nothing here knows of workers, servers or terminals; texts
@@ -16,6 +17,7 @@ pub mod pool;
 mod predict;
 mod pressure;
 mod shape;
+pub mod speed;
 
 pub use bytes::Bytes;
 pub use ledger::{

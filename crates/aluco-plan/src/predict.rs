@@ -11,6 +11,7 @@ use aluco_proto::{Backend, FlashAttention, LoadOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, Shape};
+pub(crate) use cells::row;
 use compute::Graph;
 
 /// Context of a model that was trained for more, unless asked otherwise, in tokens: the worker's own default.

@@ -123,12 +123,13 @@ pub enum ShapeError {
 impl Shape {
     /// Reads the headers of a stored model.
     pub fn read(model: &StoredModel) -> Result<Self, ShapeError> {
-        let file = GgufFile::open_parts(&model.files, &Limits::default()).map_err(|error| {
-            ShapeError::Header {
-                problem: format!("cannot be read: {error}"),
-            }
-        })?;
-        Self::of(&file)
+        Self::of(&Self::open(model)?)
+    }
+
+    pub(crate) fn open(model: &StoredModel) -> Result<GgufFile, ShapeError> {
+        GgufFile::open_parts(&model.files, &Limits::default()).map_err(|error| ShapeError::Header {
+            problem: format!("cannot be read: {error}"),
+        })
     }
 
     /// What the headers of an open model say.

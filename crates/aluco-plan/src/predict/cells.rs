@@ -78,7 +78,7 @@ fn is_quantised(kv_type: KvType) -> bool {
 }
 
 /// Bytes of one cell's elements.
-fn row(kv_type: KvType, elements: u64) -> Bytes {
+pub(crate) fn row(kv_type: KvType, elements: u64) -> Bytes {
     /// Elements of a block of the quantised types.
     const BLOCK: u64 = 32;
     let blocks = |bytes: u64| Bytes(elements.div_ceil(BLOCK)).times(bytes);
