@@ -13,9 +13,9 @@ use aluco_proto::{
 
 use crate::{
     ffi::{Batch, Context, Decoded, Engine, EngineError, Model, ModelOptions},
+    loading::{context_options, describe},
     outbox::{Outbox, Pulse},
     prompt,
-    resident::{context_options, describe},
 };
 
 /// Longest test: no model was trained for more.

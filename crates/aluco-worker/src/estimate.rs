@@ -10,9 +10,9 @@ use aluco_proto::{DeviceMemory, Event, Failure, LoadOptions, RequestId};
 
 use crate::{
     ffi::{Context, Engine, Model, ModelOptions},
+    loading::checked_context_options,
     outbox::{Outbox, Pulse},
     prompt,
-    resident::checked_context_options,
 };
 
 /// Finds out and sends the answer.

@@ -15,6 +15,7 @@ pub mod governor;
 pub mod hello;
 mod intake;
 mod keeping;
+pub mod loading;
 mod log;
 mod memo;
 pub mod memory;

@@ -52,6 +52,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    ffi::end_on_memory_faults();
     let arguments = Arguments::parse();
     let build = CpuBuild::compiled();
     let missing = cpu::missing(&build);

@@ -10,6 +10,8 @@ mod admission;
 mod beginning;
 mod ending;
 mod parked;
+#[cfg(test)]
+mod rig;
 mod speculating;
 mod step;
 

@@ -3,8 +3,8 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -71,30 +71,35 @@ fn too_large(event: &Event, bytes: usize) -> Option<Event> {
 #[derive(Debug, Default)]
 pub struct Pulse {
     steps: AtomicU64,
-    working: AtomicUsize,
-    step_tokens: AtomicU32,
+    /// Tokens of each step that runs; 0 for other work.
+    working: Mutex<Vec<u32>>,
 }
 
 /// Work goes on while this lives.
 #[derive(Debug)]
-pub struct Working<'a>(&'a Pulse);
+pub struct Working<'a> {
+    pulse: &'a Pulse,
+    tokens: u32,
+}
 
 impl Pulse {
-    /// Marks the begin of a step or a load.
+    /// Marks the begin of a load, or of other work than a step.
     pub fn work(&self) -> Working<'_> {
-        self.working.fetch_add(1, Ordering::Relaxed);
-        Working(self)
+        self.step(0)
     }
 
     /// Marks the begin of a step of so many tokens.
     pub fn step(&self, tokens: u32) -> Working<'_> {
-        self.step_tokens.fetch_max(tokens, Ordering::Relaxed);
-        self.work()
+        self.lock().push(tokens);
+        Working {
+            pulse: self,
+            tokens,
+        }
     }
 
     /// Tokens in the step that runs, the largest of those that run together; 0 while none does.
     pub fn step_tokens(&self) -> u32 {
-        self.step_tokens.load(Ordering::Relaxed)
+        self.lock().iter().copied().max().unwrap_or(0)
     }
 
     /// Steps finished so far, of all models.
@@ -109,15 +114,20 @@ impl Pulse {
 
     /// Steps and loads that run.
     pub fn working(&self) -> u32 {
-        self.working.load(Ordering::Relaxed) as u32
+        self.lock().len() as u32
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.steps.fetch_add(1, Ordering::Relaxed);
-        if self.0.working.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.step_tokens.store(0, Ordering::Relaxed);
+        self.pulse.steps.fetch_add(1, Ordering::Relaxed);
+        let mut working = self.pulse.lock();
+        if let Some(index) = working.iter().position(|tokens| *tokens == self.tokens) {
+            working.swap_remove(index);
         }
     }
 }
@@ -140,5 +150,19 @@ mod tests {
         };
         assert_eq!(request, RequestId(7));
         assert_eq!(failure.kind, FailureKind::InvalidRequest);
+    }
+
+    #[test]
+    fn the_largest_step_that_still_runs_is_told() {
+        let pulse = Pulse::default();
+        let load = pulse.work();
+        let small = pulse.step(4);
+        let large = pulse.step(512);
+        assert_eq!((pulse.step_tokens(), pulse.working()), (512, 3));
+        drop(large);
+        assert_eq!((pulse.step_tokens(), pulse.working()), (4, 2));
+        drop((small, load));
+        assert_eq!((pulse.step_tokens(), pulse.is_working()), (0, false));
+        assert_eq!(pulse.steps(), 3);
     }
 }

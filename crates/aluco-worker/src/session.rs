@@ -17,10 +17,12 @@ use aluco_proto::{
 use crate::{
     bench, estimate,
     ffi::Engine,
-    hello, log,
+    hello,
+    loading::Load,
+    log,
     outbox::{Outbox, Pulse},
     prompt,
-    resident::{Load, ModelCommand, Resident},
+    resident::{ModelCommand, Resident},
 };
 
 type Residents = Arc<Mutex<HashMap<ModelHandle, Arc<Resident>>>>;

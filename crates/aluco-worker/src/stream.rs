@@ -1,5 +1,6 @@
 //! One choice of a generation: its tokens, its text, how far it is.
 
+pub mod catch_up;
 pub mod lookup;
 
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use aluco_prefix::Origin;
 use aluco_proto::{FinishReason, RequestId, Token};
 
-use self::lookup::Lookup;
+use self::{catch_up::CatchUp, lookup::Lookup};
 use crate::{ffi::SequenceId, text::TextStream};
 
 /// One choice of a generation. It owns no engine state but the name of its sequence, so it can lose that and be computed again.
@@ -33,6 +34,8 @@ pub struct Stream {
     pub checkpoints: Vec<Checkpoint>,
     /// How many of its tokens were looked at for storing while it runs.
     pub kept_tokens: u32,
+    /// Whether the end of its prompt was looked at for storing while it runs.
+    pub is_prompt_end_kept: bool,
     /// Whose it is, for what its entries in the prefix store are worth.
     pub origin: Origin,
     /// True once its last event was sent; its cells are free at the end of the step.
@@ -41,8 +44,8 @@ pub struct Stream {
     pub text: TextStream,
     /// Bytes of text that are still to be decoded again and were sent by another worker.
     pub sent_bytes: usize,
-    /// What another worker generated of it is computed token by token, as that one did, so that logits come out the same to the last bit.
-    pub is_retraced: bool,
+    /// How what another worker generated of it is computed.
+    pub catch_up: CatchUp,
     /// Where its drafts come from.
     pub lookup: Lookup,
 }
@@ -85,6 +88,19 @@ impl Stream {
     /// Tokens that have to be computed before the next one can be sampled.
     pub fn pending_tokens(&self) -> u32 {
         self.tokens.len() as u32 - self.computed_tokens
+    }
+
+    /// Tokens that may be computed together with the next one; `None` if the next one is to be decoded alone.
+    pub fn prefill_tokens(&self) -> Option<u32> {
+        let end = match self.catch_up {
+            _ if self.generated_tokens() == 0 => return Some(self.pending_tokens()),
+            CatchUp::Retrace => self.prompt_tokens,
+            // A stream that was computed before and lost its cells has many tokens to compute, and is a prefill again.
+            CatchUp::Prefill if self.pending_tokens() > 1 => self.tokens.len() as u32,
+            CatchUp::Prefill => return None,
+        };
+        end.checked_sub(self.computed_tokens)
+            .filter(|left| *left > 0)
     }
 
     /// Tokens until the next border; `None` if there is none.
@@ -198,7 +214,8 @@ impl Stream {
         self.promised_tokens = 0;
         self.checkpoints.clear();
         self.kept_tokens = 0;
-        self.is_retraced = false;
+        self.is_prompt_end_kept = false;
+        self.catch_up = CatchUp::Prefill;
         self.lookup.release();
         self.sequence.take()
     }
@@ -226,11 +243,12 @@ mod tests {
             borders: Vec::new(),
             checkpoints: Vec::new(),
             kept_tokens: 0,
+            is_prompt_end_kept: false,
             origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),
             sent_bytes: 0,
-            is_retraced: false,
+            catch_up: CatchUp::Prefill,
             lookup: Lookup::default(),
         };
         (stream, stops)
@@ -370,6 +388,27 @@ mod tests {
         ended.replay(&[7], 2, letters, &stops, OPEN);
         let advance = ended.accept(9, b"", true, &stops, OPEN);
         assert_eq!((advance.text.as_str(), advance.visible), ("", false));
+    }
+
+    #[test]
+    fn a_reply_is_retraced_behind_its_prompt_and_computed_at_once_otherwise() {
+        let (mut stream, stops) = stream(&[]);
+        stream.computed_tokens = 1;
+        assert_eq!(stream.prefill_tokens(), Some(2));
+        for _ in 0..4 {
+            stream.accept(7, b"a", false, &stops, OPEN);
+        }
+        assert_eq!(stream.prefill_tokens(), Some(6));
+        stream.catch_up = CatchUp::Retrace;
+        assert_eq!(stream.prefill_tokens(), Some(2));
+        // The prompt is there, and some of the reply.
+        for (computed, left_at_once) in [(3, Some(4)), (4, Some(3)), (5, Some(2)), (6, None)] {
+            stream.computed_tokens = computed;
+            stream.catch_up = CatchUp::Retrace;
+            assert_eq!(stream.prefill_tokens(), None, "{computed}");
+            stream.catch_up = stream.catch_up.among(2);
+            assert_eq!(stream.prefill_tokens(), left_at_once, "{computed}");
+        }
     }
 
     #[test]

@@ -4,15 +4,19 @@ mod support;
 
 use std::{
     io::Read,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
     process::{Command as Process, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aluco_proto::{
     Command, Event, FailureKind, FinishReason, GenerationEvent, LoadOptions, ModelHandle, Prompt,
     Sampling, write_frame,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Worker, greedy, model_path, question};
 
 fn small() -> LoadOptions {
@@ -291,6 +295,17 @@ fn a_file_that_is_no_model_fails_to_load_and_the_worker_goes_on() {
 }
 
 #[test]
+fn the_time_of_a_load_is_what_was_waited_for() {
+    let mut worker = Worker::start();
+    let began = Instant::now();
+    let loaded = worker.load(small());
+    let waited_ms = began.elapsed().as_secs_f64() * 1e3;
+    let told = loaded.load_ms / waited_ms;
+    eprintln!("{:.0} of {waited_ms:.0} ms", loaded.load_ms);
+    assert!((0.8..=1.0).contains(&told), "{told}");
+}
+
+#[test]
 fn unloading_ends_what_runs_and_frees_the_name() {
     let mut worker = Worker::start();
     worker.load(small());
@@ -353,18 +368,17 @@ fn the_worker_ends_when_the_supervisor_is_gone_even_in_mid_step() {
     worker.generate(spec);
     let _ = worker.event();
     worker.hang_up();
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = worker.process.try_wait().unwrap() {
-            break status;
-        }
-        assert!(
-            began.elapsed() < Duration::from_secs(10),
-            "the worker lives on"
-        );
-        std::thread::yield_now();
-    };
+    let status = worker.end();
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn one_signal_of_a_fault_ends_the_worker_and_is_named_by_its_status() {
+    for signal in [Signal::SEGV, Signal::BUS] {
+        let mut worker = Worker::start();
+        kill_process(Pid::from_child(&worker.process), signal).unwrap();
+        assert_eq!(worker.end().signal(), Some(signal.as_raw()));
+    }
 }
 
 #[test]

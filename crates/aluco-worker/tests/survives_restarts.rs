@@ -83,8 +83,7 @@ fn survives_a_kill(kind: Kind) {
     worker.load_file(&tiny::path(kind), options(folder.path()));
     let prompt = talk(&mut worker, 6);
     wait_for_disk(&mut worker);
-    worker.process.kill().unwrap();
-    worker.process.wait().unwrap();
+    worker.kill();
 
     let mut worker = Worker::start();
     worker.load_file(&tiny::path(kind), options(folder.path()));
@@ -103,8 +102,7 @@ fn survives_a_kill_at_once(kind: Kind) {
     let mut worker = Worker::start();
     worker.load_file(&tiny::path(kind), options(folder.path()));
     let prompt = talk(&mut worker, 3);
-    worker.process.kill().unwrap();
-    worker.process.wait().unwrap();
+    worker.kill();
     let mut worker = Worker::start();
     worker.load_file(&tiny::path(kind), options(folder.path()));
     let outcome = ask(&mut worker, &prompt);
@@ -287,8 +285,7 @@ fn replies_keep_their_tokens_though_the_process_that_generated_them_is_gone() {
     // Else this would show nothing. Behind these three there is more than a block.
     assert!(generated_otherwise > 0);
     wait_for_disk(&mut worker);
-    worker.process.kill().unwrap();
-    worker.process.wait().unwrap();
+    worker.kill();
 
     let mut worker = Worker::start();
     worker.load(options());

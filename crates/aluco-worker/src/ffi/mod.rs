@@ -9,12 +9,14 @@ mod backend;
 mod chat;
 mod context;
 mod model;
+mod signals;
 mod speed;
 
 pub use backend::{CpuBuild, Device, Engine, EngineBuild, give_back_freed_memory};
 pub use chat::{ChatTemplates, RenderedChat};
 pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
+pub use signals::end_on_memory_faults;
 
 use std::ffi::{CStr, c_char};
 

@@ -10,7 +10,7 @@ use super::{Generation, ModelLoop, Start, beginning::Beginning};
 use crate::{
     ffi::{EngineError, SequenceId},
     memory::MemoryClass,
-    stream::{Bounds, Stream, lookup::Lookup},
+    stream::{Bounds, Stream, catch_up::CatchUp, lookup::Lookup},
     text::TextStream,
 };
 
@@ -29,9 +29,6 @@ const END_TOKENS: u32 = 512;
 
 /// Nearer to what is computed already, a state is not worth keeping.
 const BORDER_TOKENS_MIN: u32 = 32;
-
-/// A reply of another worker that is longer is computed at once and not token by token: sooner, and with other last bits of logits.
-const RETRACED_TOKENS_MAX: usize = 256;
 
 /// What became of a waiting stream.
 enum Admission {
@@ -62,11 +59,12 @@ impl ModelLoop {
                 borders: self.borders(&start.prompt.borders, prompt_tokens),
                 checkpoints: Vec::new(),
                 kept_tokens: 0,
+                is_prompt_end_kept: false,
                 origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),
                 sent_bytes: 0,
-                is_retraced: false,
+                catch_up: CatchUp::Prefill,
                 lookup: Lookup::default(),
             };
             let resumed = start.resume.get(choice as usize);
@@ -125,7 +123,7 @@ impl ModelLoop {
         }
         let model = self.context.model();
         let bytes = |token| model.token_bytes(token, false);
-        stream.is_retraced = resumed.tokens.len() <= RETRACED_TOKENS_MAX;
+        stream.catch_up = CatchUp::with(resumed.tokens.len());
         let (text, finished) =
             stream.replay(&resumed.tokens, resumed.text_bytes, bytes, stop, bounds);
         let choice = stream.choice;
@@ -415,3 +413,6 @@ impl ModelLoop {
         self.free_sequences.push(sequence);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
-use aluco_prefix::{Kind, Origin, Store};
+use aluco_prefix::{Entry, Kind, Origin, Store};
 use aluco_proto::Token;
 
 use super::ModelLoop;
 use crate::{
-    ffi::{EngineError, SequenceId},
-    memory::MemoryClass,
+    ffi::{Context, EngineError, SequenceId},
+    memory::{Archive, MemoryClass},
     stream::{Checkpoint, Stream},
 };
 
@@ -122,30 +122,25 @@ impl ModelLoop {
             return;
         };
         let block = store.block_tokens() as u32;
-        let due = self.running.iter().find_map(|stream| {
-            let is_due = stream.origin == Origin::Returning
+        let due = self.running.iter_mut().find(|stream| {
+            stream.origin == Origin::Returning
+                && !stream.is_prompt_end_kept
                 && (1..=REPLY_BEGIN_TOKENS).contains(&stream.generated_tokens())
                 && stream.prompt_tokens <= stream.computed_tokens
-                && stream.prompt_tokens % block >= PROMPT_END_TOKENS_MIN;
-            let prompt = &stream.tokens[..stream.prompt_tokens as usize];
-            let sequence = stream.sequence.filter(|_| is_due)?;
-            let namespace = &self.generations[&stream.request].namespace;
-            let entry = store.missing(namespace, prompt, Kind::Tail)?;
-            Some((sequence, entry))
+                && stream.prompt_tokens % block >= PROMPT_END_TOKENS_MIN
+                // It hangs below the blocks before it.
+                && stream.kept_tokens + block > stream.prompt_tokens
         });
-        let Some((sequence, entry)) = due else {
+        let Some(stream) = due else { return };
+        // What there is no room for is not tried again.
+        stream.is_prompt_end_kept = true;
+        let prompt = &stream.tokens[..stream.prompt_tokens as usize];
+        let namespace = &self.generations[&stream.request].namespace;
+        let missing = store.missing(namespace, prompt, Kind::Tail);
+        let (Some(sequence), Some(entry)) = (stream.sequence, missing) else {
             return;
         };
-        let end = entry.begin + entry.tokens.len() as u32;
-        match self
-            .archive
-            .export_block(&mut self.context, sequence, entry.begin, end)
-        {
-            Ok(payload) => {
-                store.insert(entry, payload, Origin::Returning);
-            }
-            Err(error) => self.note_export_failure(&error),
-        }
+        self.store_cells(&store, sequence, entry, None, Origin::Returning);
     }
 
     /// Stores a block of a stream that runs. False if there is none.
@@ -182,15 +177,7 @@ impl ModelLoop {
             return false;
         };
         let origin = stream.origin;
-        match self
-            .archive
-            .export_block(&mut self.context, sequence, begin, end)
-        {
-            Ok(payload) => {
-                store.insert(entry, payload, origin);
-            }
-            Err(error) => self.note_export_failure(&error),
-        }
+        self.store_cells(&store, sequence, entry, None, origin);
         true
     }
 
@@ -234,13 +221,8 @@ impl ModelLoop {
         if self.archive.class() != MemoryClass::Checkpoints || is_kept {
             return;
         }
-        match self.archive.checkpoint(&mut self.context, parked.sequence) {
-            Ok(state) => parked.checkpoints.push(Checkpoint {
-                tokens: end,
-                state: Arc::new(state),
-            }),
-            Err(error) => tracing::warn!("a state could not be kept: {error}"),
-        }
+        let taken = checkpoint(&self.archive, &mut self.context, parked.sequence, end);
+        parked.checkpoints.extend(taken);
     }
 
     /// Stores the next piece of a parked sequence, or notes that there is none.
@@ -259,27 +241,36 @@ impl ModelLoop {
             self.parked[index].is_stored = true;
             return;
         };
-        let (sequence, begin) = (parked.sequence, entry.begin);
-        let exported = match piece.kind {
-            Kind::Block => self
-                .archive
-                .export_block(&mut self.context, sequence, begin, piece.end),
-            Kind::Tail => {
-                let checkpoint = piece.checkpoint.as_ref().map(|state| state.as_slice());
-                self.archive
-                    .export_tail(&mut self.context, sequence, begin, piece.end, checkpoint)
-            }
+        let (sequence, origin) = (parked.sequence, parked.origin);
+        let checkpoint = piece.checkpoint.as_ref().map(|state| state.as_slice());
+        // What there is no room for is not tried again; nor is what would hang below it.
+        if !self.store_cells(&store, sequence, entry, checkpoint, origin) {
+            self.parked[index].is_stored = true;
+        }
+    }
+
+    /// Stores what an entry says of a sequence, with its state at the end of that if it was taken on the way. False if that cannot be, or
+    /// if there is no room for it.
+    fn store_cells(
+        &mut self,
+        store: &Store,
+        sequence: SequenceId,
+        entry: Entry,
+        checkpoint: Option<&[u8]>,
+        origin: Origin,
+    ) -> bool {
+        let (archive, context) = (&self.archive, &mut self.context);
+        let (begin, end) = (entry.begin, entry.begin + entry.tokens.len() as u32);
+        let exported = match entry.kind {
+            Kind::Block => archive.export_block(context, sequence, begin, end),
+            Kind::Tail => archive.export_tail(context, sequence, begin, end, checkpoint),
         };
-        let is_stored = match exported {
-            Ok(payload) => store.insert(entry, payload, self.parked[index].origin),
+        match exported {
+            Ok(payload) => store.insert(entry, payload, origin),
             Err(error) => {
                 self.note_export_failure(&error);
                 false
             }
-        };
-        // What there is no room for is not tried again; nor is what would hang below it.
-        if !is_stored {
-            self.parked[index].is_stored = true;
         }
     }
 
@@ -292,6 +283,25 @@ impl ModelLoop {
         if !is_empty {
             tracing::error!("nothing more is stored until the model is loaded again");
             self.store = None;
+        }
+    }
+}
+
+/// The state of a sequence that has just so many tokens; `None`, with a word in the log, if it cannot be had.
+pub(super) fn checkpoint(
+    archive: &Archive,
+    context: &mut Context,
+    sequence: SequenceId,
+    tokens: u32,
+) -> Option<Checkpoint> {
+    match archive.checkpoint(context, sequence) {
+        Ok(state) => Some(Checkpoint {
+            tokens,
+            state: Arc::new(state),
+        }),
+        Err(error) => {
+            tracing::warn!("a state could not be kept: {error}");
+            None
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One step: plan a batch, compute it, sample from it, tell what came of it.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -13,13 +13,14 @@ use aluco_schedule::planner::{self, Limits, Need};
 use super::{
     ModelLoop,
     ending::engine_failure,
+    parked::checkpoint,
     speculating::{Rows, with_drafts},
 };
 use crate::{
     fault,
     ffi::{Decoded, EngineError},
     sampling,
-    stream::{Checkpoint, Stream},
+    stream::Stream,
 };
 
 /// A step of at most so many tokens waits at barriers more than it computes; see [`crate::governor`].
@@ -31,6 +32,7 @@ const TOKENS_PER_PLACE: u32 = 512;
 impl ModelLoop {
     /// Computes one batch and samples from it.
     pub(super) fn step(&mut self) {
+        self.end_retraces_of_many();
         let needs: Vec<Need> = self
             .running
             .iter()
@@ -154,21 +156,22 @@ impl ModelLoop {
         rows
     }
 
+    /// Has who catches up beside others do so in chunks.
+    fn end_retraces_of_many(&mut self) {
+        let streams = self.running.len() + self.waiting.len();
+        for stream in self.running.iter_mut().chain(&mut self.waiting) {
+            stream.catch_up = stream.catch_up.among(streams);
+        }
+    }
+
     /// What a running stream has to compute next.
     fn need(&self, stream: &Stream) -> Need {
-        // A stream that was computed before and lost its cells has many tokens to compute, and is a prefill again.
-        let is_past_prompt = stream.computed_tokens >= stream.prompt_tokens;
-        let is_retraced = stream.is_retraced && is_past_prompt;
-        if (stream.pending_tokens() == 1 || is_retraced) && stream.generated_tokens() > 0 {
+        let Some(left) = stream.prefill_tokens() else {
             return Need::Decode { rows: 1 };
-        }
+        };
         let generation = &self.generations[&stream.request];
         Need::Prefill {
-            left: if stream.is_retraced && stream.generated_tokens() > 0 {
-                stream.prompt_tokens - stream.computed_tokens
-            } else {
-                stream.pending_tokens()
-            },
+            left,
             until_border: stream.until_border().unwrap_or(u32::MAX),
             client: generation.client.index(),
             // The short ones of a client first: an answer that takes a moment does not wait for one that takes minutes. Each
@@ -214,13 +217,9 @@ impl ModelLoop {
                 continue;
             };
             stream.borders.remove(index);
-            match self.archive.checkpoint(&mut self.context, sequence) {
-                Ok(state) => stream.checkpoints.push(Checkpoint {
-                    tokens: stream.computed_tokens,
-                    state: Arc::new(state),
-                }),
-                Err(error) => tracing::warn!("a state could not be kept: {error}"),
-            }
+            let tokens = stream.computed_tokens;
+            let taken = checkpoint(&self.archive, &mut self.context, sequence, tokens);
+            stream.checkpoints.extend(taken);
         }
     }
 

@@ -8,14 +8,14 @@ use std::{
     io::BufReader,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    process::{Child, Command as Process, Stdio},
+    process::{Child, Command as Process, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use aluco_proto::{
     CacheOptions, CacheReport, Command, Event, FinishReason, GenerationEvent, GenerationSpec,
     LoadOptions, LoadedModel, LogLevel, ModelActivity, ModelHandle, PROTOCOL_VERSION, Prompt,
-    RequestId, Sampling, Token, TokenLogprob, Usage, WorkerHello, read_frame, write_frame,
+    RequestId, Resume, Sampling, Token, TokenLogprob, Usage, WorkerHello, read_frame, write_frame,
 };
 
 /// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
@@ -210,6 +210,36 @@ impl Worker {
             resume: None,
         });
         request
+    }
+
+    /// Goes on with what another worker began.
+    pub fn resume(&mut self, spec: GenerationSpec, resume: Resume) -> RequestId {
+        let request = self.request();
+        self.send(&Command::Generate {
+            request,
+            model: ModelHandle(1),
+            spec: Box::new(spec),
+            resume: Some(Box::new(resume)),
+        });
+        request
+    }
+
+    /// Ends the process as the kernel does.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// How the process ended, which it does soon.
+    pub fn end(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the worker lives on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Events of several generations until each has ended.

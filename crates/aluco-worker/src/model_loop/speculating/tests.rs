@@ -1,30 +1,15 @@
 //! Replies with a draft in every step against replies without any. The model says nothing but two letters, so that drafts are
 //! accepted in part, in full and not at all.
 
-use std::{
-    collections::HashMap,
-    io::BufReader,
-    os::unix::net::UnixStream,
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use aluco_prefix::Fetched;
-use aluco_proto::{
-    Event, FinishReason, FlashAttention, GenerationEvent, KvType, Sampling, Usage, WeightLoading,
-    read_frame,
-};
+use aluco_proto::{FinishReason, Sampling, Usage};
 use aluco_schedule::speculation::DraftHistory;
 
 use super::*;
-use crate::{
-    ffi::{Context, ContextOptions, Engine, Model, ModelOptions},
-    memo::TokenMemo,
-    memory::Archive,
-    model_loop::{Activity, Start, Tools},
-    outbox::{Outbox, Pulse},
-    prompt::PreparedPrompt,
+use crate::model_loop::{
+    Start,
+    rig::{self, Outcome},
 };
 
 /// Draft for each stream in every step, or have no part of it.
@@ -32,21 +17,6 @@ use crate::{
 enum Drafting {
     Always,
     Off,
-}
-
-/// What came of one choice.
-#[derive(Debug, Default, PartialEq)]
-struct Reply {
-    text: String,
-    tokens: Vec<Token>,
-    reason: Option<FinishReason>,
-}
-
-/// What came of all of them, and the sum of what they used.
-#[derive(Debug, Default)]
-struct Outcome {
-    replies: HashMap<(RequestId, u32), Reply>,
-    usage: Usage,
 }
 
 /// A controller that has seen drafts cost nothing and always be right.
@@ -71,89 +41,15 @@ fn eager() -> Speculation {
 
 fn start(request: u64, choices: u32, tokens_max: u32, temperature: f32) -> Start {
     Start {
-        request: RequestId(request),
-        prompt: PreparedPrompt {
-            tokens: b"abbabaabbaababba".map(Token::from).to_vec(),
-            stops: Vec::new(),
-            borders: Vec::new(),
-            dropped_tokens: 0,
-        },
         sampling: Sampling {
             temperature,
             logit_bias: vec![(Token::from(b'a'), 30.0), (Token::from(b'b'), 30.0)],
             ..Sampling::default()
         },
-        seed: 5 + request as u32,
         choices,
         tokens_max: Some(tokens_max),
-        stop: Vec::new(),
-        logprobs: None,
-        client: String::new(),
-        namespace: String::new(),
-        resume: Vec::new(),
-        tells_prompt: false,
-        fetched: Fetched::default(),
-        arrived: Instant::now(),
+        ..rig::start(request, b"abbabaabbaababba".map(Token::from).to_vec())
     }
-}
-
-fn context(context_tokens: u32) -> Context {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    aluco_tiny_models::write(aluco_tiny_models::Kind::FullAttention, &path).unwrap();
-    let options = ModelOptions {
-        gpu_layers: None,
-        weight_loading: WeightLoading::Auto,
-    };
-    let model = Model::load(Engine::start(), &path, &options, |_| true).unwrap();
-    let options = ContextOptions {
-        context_tokens,
-        sequences_max: 4,
-        batch_tokens: 64,
-        micro_batch_tokens: 64,
-        threads: 1,
-        kv_type_k: KvType::F32,
-        kv_type_v: KvType::F32,
-        flash_attention: FlashAttention::Off,
-    };
-    Context::new(&model, &options).unwrap()
-}
-
-/// Collects what is sent until the other end is closed.
-fn listen(socket: UnixStream) -> JoinHandle<Outcome> {
-    thread::spawn(move || {
-        let mut reader = BufReader::new(socket);
-        let mut outcome = Outcome::default();
-        while let Some(event) = read_frame(&mut reader).unwrap() {
-            let Event::Generation { request, event } = event else {
-                panic!("{event:?}");
-            };
-            match event {
-                GenerationEvent::Delta {
-                    choice,
-                    text,
-                    tokens,
-                    ..
-                } => {
-                    let reply = outcome.replies.entry((request, choice)).or_default();
-                    reply.text.push_str(&text);
-                    reply.tokens.extend(tokens);
-                }
-                GenerationEvent::Finished { choice, reason } => {
-                    let reply = outcome.replies.entry((request, choice)).or_default();
-                    assert_eq!(reply.reason.replace(reason), None);
-                }
-                GenerationEvent::Done { usage, .. } => {
-                    outcome.usage.generated_tokens += usage.generated_tokens;
-                    outcome.usage.drafted_tokens += usage.drafted_tokens;
-                    outcome.usage.accepted_tokens += usage.accepted_tokens;
-                }
-                GenerationEvent::Failed(failure) => panic!("{failure:?}"),
-                _ => {}
-            }
-        }
-        outcome
-    })
 }
 
 /// What lies in the cells of a stream that decodes is all its tokens but the last.
@@ -169,27 +65,8 @@ fn check(model_loop: &ModelLoop) {
 }
 
 fn run(context_tokens: u32, drafting: Drafting, starts: Vec<Start>) -> (Outcome, u32) {
-    let mut context = context(context_tokens);
-    let archive = Archive::probe(&mut context);
-    assert_eq!(archive.class(), MemoryClass::Blocks);
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let listener = listen(theirs);
-    let tools = Tools {
-        context,
-        archive,
-        store: None,
-        memo: Arc::new(TokenMemo::default()),
-        device_tokens: Some(0),
-        tpot: None,
-        governor: None,
-        speculates: drafting == Drafting::Always,
-    };
-    let mut model_loop = ModelLoop::new(
-        tools,
-        Outbox::new(ours),
-        Arc::new(Pulse::default()),
-        Arc::new(Activity::default()),
-    );
+    let (mut model_loop, listener) =
+        rig::model_loop(context_tokens, 4, drafting == Drafting::Always);
     for start in starts {
         model_loop.enqueue(start);
     }
@@ -201,9 +78,7 @@ fn run(context_tokens: u32, drafting: Drafting, starts: Vec<Start>) -> (Outcome,
                 stream.lookup.history = DraftHistory::default();
             }
         }
-        model_loop.admit();
-        model_loop.step();
-        model_loop.store_behind();
+        model_loop.turn();
         steps += 1;
         check(&model_loop);
     }

@@ -1,0 +1,172 @@
+//! What a killed worker was saying is said to the end by another, as if nothing had happened.
+
+mod support;
+
+use std::path::Path;
+
+use aluco_proto::{
+    CacheOptions, Event, FlashAttention, GenerationSpec, KvType, LoadOptions, Prompt, RequestId,
+    Resume, ResumeChoice, Sampling, Speculation,
+};
+use support::{Outcome, Worker, greedy, model_path, tiny, turns, without_cache};
+use tiny::Kind;
+
+const SEED: u32 = 7;
+
+fn spec(prompt: Prompt, tokens_max: u32, temperature: f32) -> GenerationSpec {
+    let mut spec = greedy(prompt, tokens_max);
+    spec.sampling = Sampling {
+        temperature,
+        seed: Some(SEED),
+        ignore_end: true,
+        ..spec.sampling
+    };
+    spec
+}
+
+/// Asks all at once; gives what came of them.
+fn undisturbed(file: &Path, options: &LoadOptions, specs: &[GenerationSpec]) -> Vec<Outcome> {
+    let mut worker = Worker::start();
+    worker.load_file(
+        file,
+        LoadOptions {
+            cache: without_cache(),
+            ..options.clone()
+        },
+    );
+    let requests = ask(&mut worker, specs);
+    worker.finish(&requests)
+}
+
+fn ask(worker: &mut Worker, specs: &[GenerationSpec]) -> Vec<RequestId> {
+    let ask = |spec: &GenerationSpec| worker.generate(spec.clone());
+    specs.iter().map(ask).collect()
+}
+
+/// Asks all at once, and kills the worker when each reply has so many tokens; gives what was said by then.
+fn interrupted(
+    file: &Path,
+    options: &LoadOptions,
+    specs: &[GenerationSpec],
+    tokens: usize,
+) -> Vec<Outcome> {
+    let mut worker = Worker::start();
+    worker.load_file(file, options.clone());
+    let requests = ask(&mut worker, specs);
+    let mut outcomes: Vec<Outcome> = specs.iter().map(|_| Outcome::default()).collect();
+    let is_short = |outcome: &Outcome| outcome.tokens.first().is_none_or(|it| it.len() < tokens);
+    while outcomes.iter().any(is_short) {
+        if let Event::Generation { request, event } = worker.event() {
+            let index = requests.iter().position(|it| *it == request).unwrap();
+            outcomes[index].take(event);
+        }
+    }
+    worker.kill();
+    outcomes
+}
+
+fn resume(said: &Outcome) -> Resume {
+    Resume {
+        prompt: Vec::new(),
+        seed: SEED,
+        choices: vec![ResumeChoice {
+            tokens: said.tokens[0].clone(),
+            text_bytes: said.text[0].len() as u64,
+            finished: None,
+        }],
+    }
+}
+
+fn check(expected: &Outcome, said: &Outcome, rest: &Outcome) {
+    assert_eq!((&rest.failure, &expected.failure), (&None, &None));
+    let tokens = [&*said.tokens[0], &rest.tokens[0]].concat();
+    assert_eq!(tokens, expected.tokens[0]);
+    let text = format!("{}{}", said.text[0], rest.text[0]);
+    assert_eq!(text, expected.text[0]);
+    assert_eq!(rest.reasons, expected.reasons);
+    assert_eq!(rest.usage.generated_tokens, expected.usage.generated_tokens);
+}
+
+/// The weights of this model are quantised, so in other batches it would say something else sooner or later.
+#[test]
+fn a_lone_stream_of_a_real_model_goes_on_with_the_same_words() {
+    let options = LoadOptions {
+        context_tokens: Some(1024),
+        threads: Some(2),
+        speculation: Speculation::Off,
+        ..LoadOptions::default()
+    };
+    for temperature in [0.0, 0.9] {
+        let story = Prompt::Text("Once upon a time there was an owl who".to_owned());
+        let specs = [spec(story, 120, temperature)];
+        let expected = undisturbed(&model_path(), &options, &specs);
+        let said = interrupted(&model_path(), &options, &specs, 60);
+        let mut worker = Worker::start();
+        worker.load(options.clone());
+        let request = worker.resume(specs[0].clone(), resume(&said[0]));
+        let rest = worker.finish(&[request]);
+        check(&expected[0], &said[0], &rest[0]);
+        assert_eq!(worker.complaints, [] as [String; 0]);
+    }
+}
+
+/// Eight streams are killed and go on side by side.
+fn eight_go_on(kind: Kind) {
+    const PROMPT_TOKENS: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let options = LoadOptions {
+        kv_type_k: KvType::F32,
+        kv_type_v: KvType::F32,
+        flash_attention: FlashAttention::Off,
+        sequences_max: 8,
+        cache: CacheOptions {
+            folder: Some(folder.path().to_owned()),
+            ..CacheOptions::default()
+        },
+        ..tiny::options(8192)
+    };
+    let specs: Vec<GenerationSpec> = (0..8)
+        .map(|index| {
+            let prompt = Prompt::Tokens(turns::text(index, PROMPT_TOKENS));
+            spec(prompt, 200, if index < 4 { 0.0 } else { 0.8 })
+        })
+        .collect();
+    let expected = undisturbed(&tiny::path(kind), &options, &specs);
+    let said = interrupted(&tiny::path(kind), &options, &specs, 100);
+
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options);
+    let mut requests = Vec::new();
+    let mut sent_tokens = 0;
+    for ((spec, said), expected) in specs.iter().zip(&said).zip(&expected) {
+        if said.ended {
+            assert_eq!(said.text, expected.text);
+        } else {
+            sent_tokens += said.tokens[0].len() as u64;
+            requests.push((worker.resume(spec.clone(), resume(said)), said, expected));
+        }
+    }
+    let names: Vec<RequestId> = requests.iter().map(|(request, ..)| *request).collect();
+    for (rest, (_, said, expected)) in worker.finish(&names).iter().zip(&requests) {
+        check(expected, said, rest);
+    }
+    // What is neither put back nor prefill was computed one by one: some by the one that came first, until the next one came.
+    let activity = worker.activity();
+    let cache = &activity.cache;
+    let put_back = cache.device_hit_tokens + cache.ram_hit_tokens + cache.disk_hit_tokens;
+    let known = names.len() as u64 * PROMPT_TOKENS as u64 + sent_tokens;
+    let retraced = known - put_back - activity.prefill_tokens;
+    eprintln!("{kind}: {retraced} of {sent_tokens} retraced, {put_back} put back");
+    assert!(retraced < sent_tokens / 8, "{retraced} of {sent_tokens}");
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
+#[test]
+fn eight_streams_go_on_beside_each_other() {
+    eight_go_on(Kind::FullAttention);
+}
+
+#[test]
+fn eight_streams_with_recurrent_state_go_on_beside_each_other() {
+    eight_go_on(Kind::HybridDeltaNet);
+}
