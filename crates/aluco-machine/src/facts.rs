@@ -8,6 +8,7 @@ mod boot;
 mod container;
 mod cpu;
 mod disk;
+mod engines;
 pub(crate) mod environment;
 mod firmware;
 mod gpu;
@@ -27,6 +28,8 @@ mod read;
 mod software;
 mod system;
 mod tree;
+mod vulkan_features;
+mod xrt;
 
 use std::thread::{self, ScopedJoinHandle};
 
@@ -35,6 +38,7 @@ pub use boot::{Boot, BootLoader};
 pub use container::{Container, ContainerKind};
 pub use cpu::{Cpu, CpuMaker};
 pub use disk::{Disk, DiskKind, Folder};
+pub use engines::{Engines, LlamaServer};
 pub use environment::{Environment, Setting};
 pub use firmware::Firmware;
 pub use gpu::{ClockStep, Gpu, GpuMemory, GpuMetrics, Sensors, Throttle};
@@ -54,6 +58,7 @@ use serde::{Deserialize, Serialize};
 pub use software::{Rocm, Software, Vulkan, VulkanDevice, VulkanIcd};
 pub use system::{Board, Distribution};
 pub use tree::{Fact, FactTree};
+pub use xrt::{Xrt, XrtDevice};
 
 use crate::root::{Command, Root};
 
@@ -90,6 +95,8 @@ pub struct Facts {
     pub rocm: Rocm,
     /// Installed packages that matter.
     pub software: Software,
+    /// Engines of others that are installed.
+    pub engines: Engines,
     /// Settings for AI programs that lie in the environment.
     pub environment: Environment,
     /// The NPU.
@@ -142,9 +149,13 @@ impl Facts {
     /// installed.
     pub fn collect(root: &Root, request: &Request) -> Self {
         let distribution = Distribution::collect(root);
+        let npu = Npu::find(root);
         thread::scope(|scope| {
             let packages = scope.spawn(|| Software::collect(root, &distribution));
             let vulkaninfo = scope.spawn(|| root.command(Command::Vulkaninfo));
+            let features = scope.spawn(|| root.command(Command::VulkanFeatures));
+            let engines = scope.spawn(|| Engines::ask(root));
+            let xrt = scope.spawn(|| Xrt::collect(root, &npu));
             let tuned = scope.spawn(|| root.command(Command::TunedActive));
             let profile = scope.spawn(|| root.command(Command::PowerProfile));
 
@@ -156,7 +167,8 @@ impl Facts {
             let folders = std::iter::once("/").chain(request.folders.iter().map(String::as_str));
             let folders = folders.map(|path| Folder::collect(root, path)).collect();
             let software = joined(packages);
-            let npu = Npu::collect(root, &software.packages);
+            let engines = joined(engines).or_packaged(&software.packages);
+            let npu = Npu::collect(root, npu.clone(), joined(xrt), &software.packages);
             let mut facts = Self {
                 cpu: Cpu::collect(root),
                 memory: Memory::collect(root),
@@ -169,7 +181,12 @@ impl Facts {
                 disks: Disk::collect(root),
                 links: Link::collect_all(root),
                 rocm: Rocm::collect(root, &software.packages),
-                vulkan: Vulkan::collect(root, joined(vulkaninfo), &software.packages),
+                vulkan: Vulkan::collect(
+                    root,
+                    joined(vulkaninfo),
+                    joined(features),
+                    &software.packages,
+                ),
                 power: Power::collect(root, joined(tuned), joined(profile)),
                 folders,
                 gpus,
@@ -179,6 +196,7 @@ impl Facts {
                 container,
                 processes,
                 software,
+                engines,
                 ..Self::default()
             };
             let gpu = facts.primary_gpu();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Because, Known, read};
+use super::{Because, Known, Xrt, read};
 use crate::root::Root;
 
 /// The NPU.
@@ -30,6 +30,8 @@ pub struct Npu {
     pub xrt: Known<String>,
     /// Version of FastFlowLM.
     pub fastflowlm: Known<String>,
+    /// What XRT itself says, if it is installed and there is an NPU.
+    pub seen_by_xrt: Xrt,
 }
 
 const PCI: &str = "/sys/bus/pci/devices";
@@ -39,8 +41,17 @@ const ACCEL: &str = "/sys/class/accel";
 const DEVICES: [&str; 2] = ["1502", "17f0"];
 
 impl Npu {
-    pub(super) fn collect(root: &Root, packages: &Known<BTreeMap<String, String>>) -> Self {
-        let slot = slot(root);
+    /// Where it is on the PCI bus; not applicable if the bus has none.
+    pub(super) fn find(root: &Root) -> Known<String> {
+        slot(root)
+    }
+
+    pub(super) fn collect(
+        root: &Root,
+        slot: Known<String>,
+        seen_by_xrt: Xrt,
+        packages: &Known<BTreeMap<String, String>>,
+    ) -> Self {
         let file = |name: &str| match slot.get() {
             Some(slot) => read::line(root, &format!("{PCI}/{slot}/{name}")),
             None => slot.clone(),
@@ -83,12 +94,15 @@ impl Npu {
                 digits.unwrap_or(text)
             }),
             driver,
-            firmware: class_file("fw_version").or_else(|| file("fw_version")),
+            firmware: class_file("fw_version")
+                .or_else(|| file("fw_version"))
+                .or_else(|| seen_by_xrt.firmware.clone()),
             name: class_file("vbnv").or_else(|| file("vbnv")),
             device: accel.clone().map(|name| format!("/dev/accel/{name}")),
             module_loaded: loaded,
             xrt: version(&["libxrt-npu2", "xrt-plugin-amdxdna", "xrt", "libxrt2"]),
             fastflowlm: version(&["fastflowlm"]),
+            seen_by_xrt,
             slot,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Because, Distribution, Known, read};
+use super::{Because, Distribution, Known, read, vulkan_features};
 use crate::root::{Command, PACKAGES, ReadError, Root};
 
 /// Installed packages that matter.
@@ -55,6 +55,8 @@ pub struct VulkanDevice {
     pub device_id: String,
     /// Whether it is a CPU that plays a GPU.
     pub software: bool,
+    /// Whether its driver offers matrix multiplication of BF16 numbers to shaders: `shaderBFloat16CooperativeMatrix` of `VK_KHR_shader_bfloat16`.
+    pub bfloat16_matrices: Known<bool>,
 }
 
 /// ROCm and HIP.
@@ -153,6 +155,7 @@ impl Vulkan {
     pub(super) fn collect(
         root: &Root,
         summary: Result<String, ReadError>,
+        features: Result<String, ReadError>,
         packages: &Known<BTreeMap<String, String>>,
     ) -> Self {
         let manifests = |folder: &str| {
@@ -188,7 +191,11 @@ impl Vulkan {
             (None, Known::Unknown { .. }) => Known::value(false, "the Vulkan loader's folders"),
         };
         let devices = match summary {
-            Ok(text) => Known::value(devices(&text), Command::Vulkaninfo.typed()),
+            Ok(text) => {
+                let mut devices = devices(&text);
+                vulkan_features::complete(&mut devices, features);
+                Known::value(devices, Command::Vulkaninfo.typed())
+            }
             Err(error) => error.into(),
         };
         let driver = devices.get().and_then(|devices| mesa(devices));
@@ -250,7 +257,7 @@ fn mesa(devices: &[VulkanDevice]) -> Option<String> {
 }
 
 /// `1:26.2.1-1` without the distribution's epoch and revision.
-fn upstream(version: &str) -> &str {
+pub(super) fn upstream(version: &str) -> &str {
     let version = version
         .split_once(':')
         .map_or(version, |(_, version)| version);

@@ -105,38 +105,49 @@ fn sum(values: &[f64]) -> f64 {
     parts.iter().sum::<f64>() + rest
 }
 
+/// Begin and end of a thread's part in a round.
+type Span = (Instant, Instant);
+
+/// From the first begin to the last end. Each thread looks at the clock itself: one that only watches the others may be put aside by the
+/// kernel while they work, and would then see no time pass.
+fn together(spans: impl Iterator<Item = Span>) -> Duration {
+    let all = spans.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+    all.map_or(Duration::ZERO, |(begin, end)| end - begin)
+}
+
 /// Measures. Takes three times `array_bytes` of memory for a moment.
 pub(super) fn measure(options: &BandwidthOptions) -> Bandwidth {
     let threads = options.threads.get();
     let elements = (options.array_bytes / size_of::<f64>() / threads).max(1);
-    let barrier = Barrier::new(threads + 1);
-    let rounds = options.rounds.max(1);
-    let mut best = [Duration::MAX; Kernel::ALL.len()];
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let arch = Arch::new();
-                let mut share = Share::new(elements);
-                for kernel in Kernel::ALL {
-                    // One round more than is counted: pages and clocks settle in it.
-                    for _ in 0..=rounds {
-                        barrier.wait();
-                        share.run(arch, kernel);
-                        barrier.wait();
-                    }
-                }
-            });
-        }
-        for best in &mut best {
-            for round in 0..=rounds {
-                barrier.wait();
-                let start = Instant::now();
-                barrier.wait();
-                if round > 0 {
-                    *best = start.elapsed().min(*best);
+    let barrier = Barrier::new(threads);
+    let rounds = options.rounds.max(1) as usize;
+    let times: Vec<Vec<Span>> = thread::scope(|scope| {
+        let work = || {
+            let arch = Arch::new();
+            let mut share = Share::new(elements);
+            let mut times = Vec::with_capacity(Kernel::ALL.len() * (rounds + 1));
+            for kernel in Kernel::ALL {
+                for _ in 0..=rounds {
+                    barrier.wait();
+                    let begin = Instant::now();
+                    share.run(arch, kernel);
+                    times.push((begin, Instant::now()));
                 }
             }
-        }
+            times
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a kernel does not panic"))
+            .collect()
+    });
+    // One round more than is counted: pages and clocks settle in it.
+    let best = Kernel::ALL.map(|kernel| {
+        let first = kernel as usize * (rounds + 1);
+        let rounds = first + 1..=first + rounds;
+        let time = |round| together(times.iter().map(|times| times[round]));
+        rounds.map(time).min().unwrap_or(Duration::MAX)
     });
     let rate = |kernel: Kernel| {
         let bytes = elements * threads * kernel.bytes_per_element();
@@ -174,6 +185,14 @@ mod tests {
         for rate in [found.read, found.copy, found.triad] {
             assert!(rate.is_finite() && rate > 1e6, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_round_lasts_from_the_first_begin_to_the_last_end() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let spans = [(at(5), at(20)), (at(3), at(9)), (at(18), at(31))];
+        assert_eq!(together(spans.into_iter()), Duration::from_millis(28));
     }
 
     #[test]

@@ -1,15 +1,22 @@
 //! The few commands that know what no file tells.
 
 use std::{
+    env,
+    fs::File,
     io::{self, Read},
-    os::fd::AsFd,
-    process::{Command as Process, Stdio},
+    os::{
+        fd::AsFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command as Process, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Pid, Signal, kill_process_group},
 };
 
 use super::ReadError;
@@ -20,6 +27,8 @@ use crate::facts::Because;
 pub enum Command {
     /// Vulkan's devices and their drivers.
     Vulkaninfo,
+    /// What Vulkan's devices can do.
+    VulkanFeatures,
     /// Versions of the packages that matter, where packages are RPMs.
     Rpm,
     /// Versions of the packages that matter, where packages are debs.
@@ -30,6 +39,12 @@ pub enum Command {
     PowerProfile,
     /// The profile of TuneD.
     TunedActive,
+    /// The NPUs that XRT sees.
+    XrtSmi,
+    /// Which build of llama.cpp is installed.
+    LlamaServer,
+    /// Which Ollama is installed.
+    Ollama,
 }
 
 /// Packages that facts are told of, under the names of all distributions. Those that are not installed are left out of the answers.
@@ -61,34 +76,49 @@ pub(crate) const PACKAGES: &[&str] = &[
 ];
 
 impl Command {
-    /// Bytes that an answer may have.
-    pub const BYTES_MAX: usize = 256 << 10;
+    /// Bytes that an answer may have. What Vulkan's devices can do fills a few hundred thousand.
+    pub const BYTES_MAX: usize = 1 << 20;
 
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Vulkaninfo,
+        Self::VulkanFeatures,
         Self::Rpm,
         Self::DpkgQuery,
         Self::Pacman,
         Self::PowerProfile,
         Self::TunedActive,
+        Self::XrtSmi,
+        Self::LlamaServer,
+        Self::Ollama,
     ];
 
     /// The name of its answer below `/commands` of a replayed machine.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vulkaninfo => "vulkaninfo",
+            Self::VulkanFeatures => "vulkaninfo-features",
             Self::Rpm => "rpm",
             Self::DpkgQuery => "dpkg-query",
             Self::Pacman => "pacman",
             Self::PowerProfile => "powerprofilesctl",
             Self::TunedActive => "tuned-adm",
+            Self::XrtSmi => "xrt-smi",
+            Self::LlamaServer => "llama-server",
+            Self::Ollama => "ollama",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::VulkanFeatures => "vulkaninfo",
+            _ => self.name(),
         }
     }
 
     /// As one would type it.
     pub fn typed(self) -> String {
-        let mut typed = self.name().to_owned();
+        let mut typed = self.program().to_owned();
         for argument in self.arguments() {
             typed.push(' ');
             typed.push_str(argument);
@@ -99,20 +129,47 @@ impl Command {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Vulkaninfo => &["--summary"],
+            Self::VulkanFeatures => &[],
             Self::Rpm => &["-q", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\\n"],
             Self::DpkgQuery => &["-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n"],
             Self::Pacman => &["-Q"],
             Self::PowerProfile => &["get"],
             Self::TunedActive => &["active"],
+            Self::XrtSmi => &["examine"],
+            Self::LlamaServer | Self::Ollama => &["--version"],
         }
+    }
+
+    /// Variables that it gets. None of these commands needs a screen, and none shall take hold of the GPU or ask another machine.
+    fn environment(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // Older builds start their backends before they read their arguments.
+            Self::LlamaServer => &[
+                ("HIP_VISIBLE_DEVICES", "-1"),
+                ("CUDA_VISIBLE_DEVICES", "-1"),
+            ],
+            // The variable may name any machine. Nothing answers here, and the program then tells its own version.
+            Self::Ollama => &[("OLLAMA_HOST", "127.0.0.1:9")],
+            _ => &[],
+        }
+    }
+
+    /// Whether a script of this name is left alone: it may do anything, such as start a server in a container.
+    fn only_as_binary(self) -> bool {
+        matches!(self, Self::LlamaServer | Self::Ollama)
+    }
+
+    /// Whether what it writes to standard error belongs to the answer.
+    fn answers_on_both(self) -> bool {
+        matches!(self, Self::LlamaServer | Self::Ollama)
     }
 
     /// How long it may take. Vulkan's drivers look at the hardware.
     fn patience(self) -> Duration {
         Duration::from_millis(match self {
-            Self::Vulkaninfo => 1500,
+            Self::Vulkaninfo | Self::VulkanFeatures | Self::XrtSmi | Self::LlamaServer => 1500,
             Self::Rpm | Self::DpkgQuery | Self::Pacman => 500,
-            Self::PowerProfile | Self::TunedActive => 300,
+            Self::PowerProfile | Self::TunedActive | Self::Ollama => 300,
         })
     }
 
@@ -132,28 +189,79 @@ impl Command {
             };
             ReadError::new(self.typed(), because).detail(detail)
         };
-        let mut process = Process::new(self.name());
-        process.args(self.arguments()).env("LC_ALL", "C");
+        let program = if self.only_as_binary() {
+            let program = found(self.program()).ok_or(io::ErrorKind::NotFound.into());
+            let program = program.map_err(|error: io::Error| failed(&error))?;
+            if !is_binary(&program) {
+                let error = ReadError::new(self.typed(), Because::NotApplicable);
+                return Err(error.detail("it is a script, and may start a server"));
+            }
+            program
+        } else {
+            self.program().into()
+        };
+        let mut process = Process::new(program);
+        process
+            .args(self.arguments())
+            .env("LC_ALL", "C")
+            .envs(self.environment().iter().copied())
+            .env_remove("DISPLAY")
+            .env_remove("WAYLAND_DISPLAY");
         if matches!(self, Self::Rpm | Self::DpkgQuery | Self::Pacman) {
             process.args(PACKAGES);
         }
-        let mut child = process
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+        let bytes = self
+            .answer(process, self.patience())
             .map_err(|error| failed(&error))?;
-        let deadline = Instant::now() + self.patience();
-        let output = child.stdout.take().expect("it was asked for");
-        let read = read_until(output, deadline);
+        String::from_utf8(bytes).map_err(|_| ReadError::new(self.typed(), Because::NotText))
+    }
+
+    /// What it writes, if it ends in time.
+    fn answer(self, process: Process, patience: Duration) -> io::Result<Vec<u8>> {
+        let (output, mut child) = self.start(process)?;
+        let read = read_until(output, Instant::now() + patience);
         if read.is_err() {
-            let _ = child.kill();
+            // Some of them are scripts around the program.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
         }
         // A process that a driver holds cannot be killed and is not waited for; whoever ends us ends it.
         std::thread::spawn(move || child.wait());
-        let bytes = read.map_err(|error| failed(&error))?;
-        String::from_utf8(bytes).map_err(|_| ReadError::new(self.typed(), Because::NotText))
+        read
     }
+
+    fn start(self, mut process: Process) -> io::Result<(io::PipeReader, Child)> {
+        let (output, input) = io::pipe()?;
+        if self.answers_on_both() {
+            process.stderr(input.try_clone()?);
+        } else {
+            process.stderr(Stdio::null());
+        }
+        // `process` holds the ends that are written to, and must be gone for the answer to end.
+        let child = process
+            .stdin(Stdio::null())
+            .stdout(input)
+            .process_group(0)
+            .spawn()?;
+        Ok((output, child))
+    }
+}
+
+/// The file that a shell would start for this name.
+fn found(program: &str) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    let mut places = env::split_paths(&folders).filter(|folder| folder.is_absolute());
+    places.find_map(|folder| {
+        let place = folder.join(program);
+        let about = place.metadata().ok()?;
+        let runs = about.is_file() && about.permissions().mode() & 0o111 != 0;
+        runs.then_some(place)
+    })
+}
+
+fn is_binary(program: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(program).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
 }
 
 /// Reads to the end or until the deadline.
@@ -185,6 +293,55 @@ fn read_until(mut output: impl Read + AsFd, deadline: Instant) -> io::Result<Vec
                 }
             }
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::fd::AsRawFd};
+
+    use super::*;
+
+    #[test]
+    fn a_script_is_told_from_a_binary() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("llama-server");
+        for (content, expected) in [
+            (&b"#!/bin/sh\nexec podman run x\n"[..], false),
+            (b"\x7fELF\x02\x01", true),
+            (b"\x7fE", false),
+        ] {
+            fs::write(&script, content).unwrap();
+            assert_eq!(is_binary(&script), expected);
+        }
+        assert!(!is_binary(folder.path()));
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_given_up_with_all_that_it_started() {
+        let (reader, writer) = io::pipe().unwrap();
+        let ours = format!("/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
+        let mut process = Process::new("sh");
+        process.args(["-c", "sleep 60 > \"$0\" & wait", &ours]);
+        let answer = Command::XrtSmi.answer(process, Duration::from_millis(300));
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(writer);
+        // It ends when nobody is left who could write to it.
+        let rest = read_until(reader, Instant::now() + Duration::from_secs(10));
+        assert_eq!(rest.unwrap(), b"");
+    }
+
+    #[test]
+    fn both_streams_are_one_answer_where_they_should_be() {
+        for (command, expected) in [
+            (Command::LlamaServer, "out\nerr\n"),
+            (Command::XrtSmi, "out\n"),
+        ] {
+            let mut process = Process::new("sh");
+            process.args(["-c", "echo out; echo err >&2"]);
+            let answer = command.answer(process, Duration::from_secs(10)).unwrap();
+            assert_eq!(String::from_utf8(answer).unwrap(), expected);
         }
     }
 }

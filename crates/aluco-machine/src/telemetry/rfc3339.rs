@@ -46,7 +46,10 @@ mod tests {
     fn a_time_that_the_form_has_no_words_for_is_the_nearest_one_that_it_has() {
         let epoch = SystemTime::UNIX_EPOCH;
         for (time, expected) in [
-            (epoch - Duration::from_secs(1), "\"1970-01-01T00:00:00.000Z\""),
+            (
+                epoch - Duration::from_secs(1),
+                "\"1970-01-01T00:00:00.000Z\"",
+            ),
             (
                 epoch + Duration::from_secs(1 << 40),
                 "\"9999-12-31T23:59:59.000Z\"",
@@ -58,7 +61,12 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        for text in ["\"\"", "\"yesterday\"", "1700000000", "\"2023-13-41T22:13:20Z\""] {
+        for text in [
+            "\"\"",
+            "\"yesterday\"",
+            "1700000000",
+            "\"2023-13-41T22:13:20Z\"",
+        ] {
             assert!(serde_json::from_str::<At>(text).is_err(), "{text}");
         }
     }
