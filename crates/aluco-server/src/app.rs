@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
     time::SystemTime,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     operations::{self, Operator},
     resume::{self, Streams},
     telemetry::{self, Sampled, Telemetry},
+    weight::Weight,
 };
 
 /// What all requests share. Cheap to clone.
@@ -45,6 +46,8 @@ struct Shared {
     /// Where the server listens, once it does.
     address: OnceLock<SocketAddr>,
     metrics: Metrics,
+    /// Bytes of the bodies of all requests that run.
+    bodies: Arc<AtomicUsize>,
     sampled: Sampled,
     /// Cancelled when a client asks the server to stop.
     stop: CancellationToken,
@@ -80,6 +83,7 @@ impl App {
                 reloading: Mutex::default(),
                 address: OnceLock::new(),
                 metrics: Metrics::new(),
+                bodies: Arc::default(),
                 sampled: Sampled::default(),
                 stop: CancellationToken::new(),
             }),
@@ -151,10 +155,15 @@ impl App {
         &self.shared.metrics
     }
 
+    /// The weight of one more request.
+    pub(crate) fn weight(&self) -> Weight {
+        Weight::new(self.shared.bodies.clone())
+    }
+
     /// How the machine does, if somebody watches it.
     pub(crate) async fn telemetry(&self) -> Option<Arc<Telemetry>> {
         let operator = self.shared.operator.as_ref()?;
-        self.shared.sampled.get(operator).await
+        self.shared.sampled.get(operator, telemetry::PATIENCE).await
     }
 
     pub(crate) fn stop(&self) -> &CancellationToken {

@@ -1,23 +1,30 @@
 //! Request bodies: bounded, in time, and as the type that is asked for.
 
 use axum::{
-    body::{Body, to_bytes},
-    extract::{FromRequest, Request},
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Request},
     http::StatusCode,
 };
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
-use crate::{app::App, error::ApiError};
+use crate::{app::App, error::ApiError, guard::Caller, weight::Weight};
+
+/// Longer bodies are taken apart beside the tasks that serve others, in bytes.
+const QUICK_BYTES_MAX: usize = 1 << 20;
 
 /// A JSON body. The `Content-Type` is not looked at: clients forget it, and nothing else could be meant.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let config = app.config();
-        let reading = read(request.into_body(), config.body_bytes_max);
+        let (mut parts, body) = request.into_parts();
+        let Ok(caller) = Caller::from_request_parts(&mut parts, app).await;
+        let reading = read(body, config.body_bytes_max, &caller.weight);
         let bytes = tokio::time::timeout(config.read_timeout, reading)
             .await
             .map_err(|_| {
@@ -30,25 +37,39 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
                     ),
                 )
             })??;
-        parse(&bytes).map(Self)
+        if bytes.len() <= QUICK_BYTES_MAX {
+            return parse(&bytes).map(Self);
+        }
+        let parsing = tokio::task::spawn_blocking(move || parse(&bytes));
+        let parsed = parsing.await.expect("reading JSON does not panic");
+        parsed.map(Self)
     }
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            if cause.to_string().contains("length limit") {
-                return ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "request_too_large",
-                    format!("the body is over the limit of {bytes_max} bytes"),
-                );
-            }
-            source = cause.source();
+/// A whole body, which is within `bytes_max` itself and, by its weight, within what all may take.
+async fn read(body: Body, bytes_max: usize, weight: &Weight) -> Result<Bytes, ApiError> {
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|error| ApiError::invalid(format!("the body could not be read: {error}")))?;
+        if whole.len() + chunk.len() > bytes_max {
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "request_too_large",
+                format!("the body is over the limit of {bytes_max} bytes"),
+            ));
         }
-        ApiError::invalid(format!("the body could not be read: {error}"))
-    })
+        if !weight.add(chunk.len(), bytes_max) {
+            return Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "the requests that run are as large together as the server allows; try again when some have ended",
+            ));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -86,6 +107,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde::Deserialize;
 
     use super::*;
@@ -138,11 +161,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_not_read() {
-        let error = read(Body::from(vec![b' '; 100]), 99).await.unwrap_err();
+        let body = |bytes| Body::from(vec![b' '; bytes]);
+        let weight = Weight::new(Arc::default());
+        let error = read(body(100), 99, &weight).await.unwrap_err();
         assert_eq!(error.status(), StatusCode::PAYLOAD_TOO_LARGE);
-        assert_eq!(
-            read(Body::from(vec![b' '; 99]), 99).await.unwrap().len(),
-            99
-        );
+        assert_eq!(read(body(99), 99, &weight).await.unwrap().len(), 99);
     }
 }

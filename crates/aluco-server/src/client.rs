@@ -32,6 +32,11 @@ impl Client {
         }
     }
 
+    /// It is the same who asks, whether or not the configuration has changed what is shared meanwhile.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+
     fn with_key(key: &str, isolation: Isolation) -> Self {
         let hash = format!("{:x}", Sha256::digest(key));
         Self {
@@ -115,6 +120,15 @@ mod tests {
         let namespace = |key: &[u8]| keys.find(key).unwrap().namespace.clone();
         assert_eq!(namespace(b"first").len(), 64);
         assert_ne!(namespace(b"first"), namespace(b"second"));
+    }
+
+    #[test]
+    fn a_client_stays_the_same_when_isolation_changes() {
+        let (shared, isolated) = (keys(Isolation::Shared), keys(Isolation::Key));
+        let first = shared.find(b"first").unwrap();
+        assert!(first.is(isolated.find(b"first").unwrap()));
+        assert!(!first.is(isolated.find(b"second").unwrap()));
+        assert!(!first.is(&Client::at(None)));
     }
 
     #[test]

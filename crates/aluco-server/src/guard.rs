@@ -14,7 +14,7 @@ use axum::{
 };
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::{app::App, client::Client, error::ApiError, resume::STREAM_ID};
+use crate::{app::App, client::Client, error::ApiError, resume::STREAM_ID, weight::Weight};
 
 /// What programs ask again and again, and nobody wants to read about.
 const ROUTINE: [&str; 4] = [
@@ -37,6 +37,8 @@ pub(crate) struct Caller {
     pub(crate) request_id: String,
     /// Who it is, as far as fairness and computed prompts go.
     pub(crate) client: Client,
+    /// What its body takes of the server's memory.
+    pub(crate) weight: Weight,
     /// The connection comes from this machine.
     is_local: bool,
 }
@@ -99,6 +101,7 @@ pub(crate) async fn watch(State(app): State<App>, mut request: Request, next: Ne
             request.extensions_mut().insert(Caller {
                 request_id: id,
                 client: client.unwrap_or_else(|| Client::at(peer)),
+                weight: app.weight(),
                 is_local: peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback()),
             });
             let _running = app.metrics().begin();
@@ -327,6 +330,7 @@ mod tests {
         let mut caller = Caller {
             request_id: String::new(),
             client: Client::at(None),
+            weight: Weight::new(std::sync::Arc::default()),
             is_local: false,
         };
         assert!(caller.may_use("/models/a.gguf").is_err());

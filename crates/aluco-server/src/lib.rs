@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Inside: `serve` accepts connections and ends them; `guard` looks at each request before anything else does (who may ask, its id,
-//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON, `path` names; `openai` and `native` are the dialects; `hygiene` changes
+//! the log, the metrics); `client` tells those apart who ask; `body` reads JSON, whose `weight` is bounded over all requests, `path` names; `openai` and `native` are the dialects; `hygiene` changes
 //! prompts by rules; `stream` gathers the events of a request's generations, `sse` writes them as server-sent events, and `resume` keeps
 //! those that a client may come back for; `operations` are for whoever runs the server, and `telemetry` is what that
 //! program tells of the machine; `error` is what goes wrong, in OpenAI's form.
@@ -32,11 +32,12 @@ mod serve;
 mod sse;
 mod stream;
 mod telemetry;
+mod weight;
 
 pub use app::router;
 pub use config::{Isolation, ServerConfig, bind_refusal};
 pub use hygiene::{PromptRules, PromptRulesError};
-pub use operations::{Operator, Reload, Reloaded};
+pub use operations::{Acceptance, Operator, Reload, Reloaded};
 pub use resume::{ResumableStreams, ResumeConfig};
 pub use serve::{Server, serve};
 pub use telemetry::{MachineGauge, Telemetry};

@@ -14,13 +14,16 @@ use futures_util::{future::BoxFuture, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{app::App, body::JsonBody, error::ApiError, guard::Caller, sse};
+use crate::{
+    app::App,
+    body::JsonBody,
+    error::ApiError,
+    guard::Caller,
+    sse::{self, Heartbeat},
+};
 
 /// Time between two looks at how far a load is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Looks without news after which the last news is told again, so that proxies see that the stream lives.
-const QUIET_LOOKS_MAX: u32 = 50;
 
 /// What is loaded, and how.
 #[derive(Debug, Deserialize)]
@@ -67,10 +70,11 @@ pub(crate) async fn load(
             async move { loader.load_with(&model, wishes).await },
         )),
         percent: None,
-        quiet_looks: 0,
+        heartbeat: Heartbeat::new(app.config().heartbeat_interval),
     };
     let frames = stream::unfold(loading, |mut loading| async {
         let frame = loading.next().await?;
+        loading.heartbeat.sent();
         Some((frame, loading))
     });
     Ok(sse::reply(frames))
@@ -95,7 +99,7 @@ struct Loading {
     load: Option<BoxFuture<'static, Result<LoadedModel, FleetError>>>,
     /// What was told last.
     percent: Option<u32>,
-    quiet_looks: u32,
+    heartbeat: Heartbeat,
 }
 
 impl Loading {
@@ -109,18 +113,18 @@ impl Loading {
                     Err(error) => event("error", &ApiError::from(error).to_json()),
                 });
             }
-            let Some(progress) = self.fleet.load_progress(&self.model) else {
-                continue;
-            };
-            let percent = (progress.clamp(0.0, 1.0) * 100.0) as u32;
-            self.quiet_looks += 1;
-            if self.percent != Some(percent) || self.quiet_looks > QUIET_LOOKS_MAX {
-                self.percent = Some(percent);
-                self.quiet_looks = 0;
-                return Some(event(
-                    "progress",
-                    &json!({"model": self.model, "progress": progress}),
-                ));
+            if let Some(progress) = self.fleet.load_progress(&self.model) {
+                let percent = (progress.clamp(0.0, 1.0) * 100.0) as u32;
+                if self.percent.replace(percent) != Some(percent) {
+                    return Some(event(
+                        "progress",
+                        &json!({"model": self.model, "progress": progress}),
+                    ));
+                }
+            }
+            // There is nothing to look at where the model is still looked at itself, or on its way out.
+            if self.heartbeat.is_due() {
+                return Some(sse::comment("loading or waiting"));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Figures for Prometheus: what is counted here request by request, and what the fleet says when it is asked.
 
 mod fleet;
+mod label;
 mod machine;
 
 use std::{
@@ -23,7 +24,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::{fleet::FleetGauges, machine::MachineGauges};
+use self::{fleet::FleetGauges, label::Label, machine::MachineGauges};
 use crate::MachineGauge;
 
 /// All figures of one server.
@@ -59,25 +60,25 @@ struct RouteLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ModelLabels {
-    model: String,
+    model: Label,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TierLabels {
-    model: String,
+    model: Label,
     /// `device`, `ram` or `disk`.
     tier: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MissLabels {
-    model: String,
+    model: Label,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RuleLabels {
-    rule: String,
+    rule: Label,
 }
 
 /// From 1 ms to 9 minutes.
@@ -219,8 +220,9 @@ impl Metrics {
         cache: &CacheReport,
         timings: &Timings,
     ) {
+        let model = Label::from(model);
         let labels = ModelLabels {
-            model: model.to_owned(),
+            model: model.clone(),
         };
         let add = |family: &Family<ModelLabels, Counter>, count: u32| {
             family.get_or_create(&labels).inc_by(count.into());
@@ -234,14 +236,14 @@ impl Metrics {
             ("ram", cache.ram_tokens),
             ("disk", cache.disk_tokens),
         ] {
-            let model = model.to_owned();
+            let model = model.clone();
             self.cached_tokens
                 .get_or_create(&TierLabels { model, tier })
                 .inc_by(tokens.into());
         }
         self.misses
             .get_or_create(&MissLabels {
-                model: model.to_owned(),
+                model,
                 reason: cache.miss.map_or("new", Miss::name),
             })
             .inc();
@@ -257,7 +259,7 @@ impl Metrics {
 
     /// A prompt rule has changed messages.
     pub(crate) fn rule_applied(&self, rule: &str, messages: u64) {
-        let rule = rule.to_owned();
+        let rule = Label::from(rule);
         self.rules_applied
             .get_or_create(&RuleLabels { rule })
             .inc_by(messages);
@@ -312,6 +314,7 @@ mod tests {
         metrics.generated("m", &usage, &cache, &timings);
         metrics.generated("m", &usage, &CacheReport::default(), &timings);
         metrics.rule_applied("r", 2);
+        metrics.rule_applied("\"\\\n", 1);
         let nowhere = StoreConfig {
             hub_cache: "/nonexistent".into(),
             models: "/nonexistent".into(),
@@ -338,6 +341,7 @@ mod tests {
             "aluco_drafted_tokens_total{model=\"m\"} 6",
             "aluco_accepted_tokens_total{model=\"m\"} 4",
             "aluco_prompt_rules_applied_total{rule=\"r\"} 2",
+            r#"aluco_prompt_rules_applied_total{rule="\"\\\n"} 1"#,
             "aluco_time_to_first_token_seconds_sum{model=\"m\"} 0.04",
             "aluco_time_per_output_token_seconds_sum{model=\"m\"} 0.02",
             "# TYPE aluco_gpu_busy_ratio gauge",

@@ -16,9 +16,9 @@ use crate::{
 
 /// The program around the server.
 pub trait Operator: Send + Sync + 'static {
-    /// Reads the configuration again and puts in place what is not the server's. May block. On an error, which is told to whoever
-    /// asked, everything stays as it was.
-    fn reload(&self) -> Result<Reload, String>;
+    /// Reads the configuration again, asks whether the server accepts its part, and then puts in place what is not the server's. May
+    /// block. On an error, which is told to whoever asked, everything stays as it was.
+    fn reload(&self, accept: &Acceptance<'_>) -> Result<Reload, String>;
 
     /// The levels of the log, as in `info,aluco::worker=warn`.
     fn log_filter(&self) -> String;
@@ -31,6 +31,9 @@ pub trait Operator: Send + Sync + 'static {
         None
     }
 }
+
+/// Says whether the server can go on under a configuration; if not, why.
+pub type Acceptance<'a> = dyn Fn(&ServerConfig) -> Result<(), String> + 'a;
 
 /// A configuration that was read again.
 #[derive(Debug, Clone)]
@@ -55,22 +58,31 @@ pub struct Reloaded {
 impl App {
     /// Has the configuration read again. Streams that run go on.
     pub(crate) async fn reload(&self) -> Result<Reloaded, ApiError> {
+        // A client that goes away must not leave it half done.
+        let app = self.clone();
+        let reloading = tokio::spawn(async move { app.reload_now().await });
+        reloading
+            .await
+            .unwrap_or_else(|error| Err(invalid(format!("the reload failed: {error}"))))
+    }
+
+    async fn reload_now(&self) -> Result<Reloaded, ApiError> {
         let operator = self.operator()?.clone();
         // One after the other, so that the configuration that was read last is the one that holds.
         let _turn = self.reloading().lock().await;
-        let invalid =
-            |reason| ApiError::new(StatusCode::BAD_REQUEST, "invalid_configuration", reason);
-        let reload = tokio::task::spawn_blocking(move || operator.reload()).await;
+        let address = self.address();
+        let accept = move |config: &ServerConfig| {
+            let refusal = address.and_then(|address| bind_refusal(&address, &config.api_keys));
+            refusal.map_or(Ok(()), |refusal| {
+                Err(format!(
+                    "{refusal}; everything stays as it was. Stop the server to run it without keys"
+                ))
+            })
+        };
+        let reload = tokio::task::spawn_blocking(move || operator.reload(&accept)).await;
         let reload = reload
             .map_err(|error| invalid(format!("reading the configuration failed: {error}")))?
             .map_err(invalid)?;
-        if let Some(address) = self.address()
-            && let Some(refusal) = bind_refusal(&address, &reload.config.api_keys)
-        {
-            return Err(invalid(format!(
-                "{refusal}; the keys stay as they were. Stop the server to run it without"
-            )));
-        }
         warn_of(&reload.config);
         self.reconfigure(reload.config);
         tracing::info!(
@@ -81,6 +93,10 @@ impl App {
         );
         Ok(reload.outcome)
     }
+}
+
+fn invalid(reason: String) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_configuration", reason)
 }
 
 /// Tells what in the configuration cannot be meant.
@@ -122,17 +138,26 @@ pub(crate) async fn set_log(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
 
     use aluco_fleet::{Fleet, FleetConfig};
 
     use super::*;
 
     /// Has a configuration without keys.
-    struct Careless;
+    #[derive(Default)]
+    struct Careless {
+        /// It has put its own part in place.
+        is_done: AtomicBool,
+    }
 
     impl Operator for Careless {
-        fn reload(&self) -> Result<Reload, String> {
+        fn reload(&self, accept: &Acceptance<'_>) -> Result<Reload, String> {
+            accept(&ServerConfig::default())?;
+            self.is_done.store(true, Ordering::SeqCst);
             Ok(Reload {
                 config: ServerConfig::default(),
                 outcome: Reloaded::default(),
@@ -160,10 +185,13 @@ mod tests {
                 api_keys: vec!["key".to_owned()],
                 ..ServerConfig::default()
             };
-            let app = App::new(fleet, config, Some(Arc::new(Careless)));
+            let careless = Arc::new(Careless::default());
+            let app = App::new(fleet, config, Some(careless.clone()));
             app.listens_at(address.parse().unwrap());
             assert_eq!(app.reload().await.is_ok(), may_lose_it, "{address}");
             assert_eq!(app.keys().is_empty(), may_lose_it, "{address}");
+            let is_done = careless.is_done.load(Ordering::SeqCst);
+            assert_eq!(is_done, may_lose_it, "{address}");
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) async fn respond<F: Form>(
     }
     let mut direct = Direct {
         script,
-        heartbeat_interval: config.heartbeat_interval,
+        heartbeat: Heartbeat::new(config.heartbeat_interval),
         frames: VecDeque::new(),
     };
     direct.take(&first);
@@ -113,6 +113,38 @@ pub(crate) fn data(json: &impl Display) -> Bytes {
 /// One event, with the number from which a client can go on.
 pub(crate) fn numbered(number: u64, data: &str) -> Bytes {
     Bytes::from(format!("id: {number}\ndata: {data}\n\n"))
+}
+
+/// Sees that a client hears something now and then, whatever goes on where the stream comes from: much of that adds nothing to it.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    interval: Duration,
+    last_sent: Instant,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            last_sent: Instant::now(),
+        }
+    }
+
+    /// The client hears something now.
+    pub(crate) fn sent(&mut self) {
+        self.last_sent = Instant::now();
+    }
+
+    /// The client has heard nothing for too long.
+    pub(crate) fn is_due(&self) -> bool {
+        self.last_sent.elapsed() >= self.interval
+    }
+
+    /// What comes; `None` if the client has to hear something before.
+    pub(crate) async fn wait<T>(&self, next: impl Future<Output = T>) -> Option<T> {
+        let left = self.interval.saturating_sub(self.last_sent.elapsed());
+        tokio::time::timeout(left, next).await.ok()
+    }
 }
 
 /// What a step of a generation adds to its stream.
@@ -221,7 +253,7 @@ impl<F: Form> Script<F> {
 /// A stream that ends with its connection.
 struct Direct<F> {
     script: Script<F>,
-    heartbeat_interval: Duration,
+    heartbeat: Heartbeat,
     frames: VecDeque<Bytes>,
 }
 
@@ -229,11 +261,12 @@ impl<F: Form> Direct<F> {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(frame) = self.frames.pop_front() {
+                self.heartbeat.sent();
                 return Some(frame);
             }
-            match tokio::time::timeout(self.heartbeat_interval, self.script.next()).await {
-                Ok(step) => self.take(&step?),
-                Err(_) => return Some(comment(&self.script.activity)),
+            match self.heartbeat.wait(self.script.next()).await {
+                Some(step) => self.take(&step?),
+                None => self.frames.push_back(comment(&self.script.activity)),
             }
         }
     }

@@ -13,7 +13,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
-use crate::{app::App, error::ApiError, guard::Caller};
+use crate::{app::App, error::ApiError, guard::Caller, weight::Weight};
 
 /// Tokens and times of all generations of a request.
 #[derive(Debug, Default)]
@@ -81,6 +81,8 @@ pub(crate) struct Feed {
     /// What the prefix store did for each prompt, once it has started.
     caches: Vec<CacheReport>,
     totals: Totals,
+    /// Its prompts are held until it ends: one that waits can be sent on, and one that runs can be begun anew.
+    _weight: Weight,
     is_over: bool,
 }
 
@@ -117,6 +119,7 @@ impl Feed {
             generations: generations.boxed(),
             caches,
             totals: Totals::default(),
+            _weight: caller.weight.clone(),
             is_over: false,
         }
     }

@@ -7,12 +7,15 @@ use std::{
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinHandle};
 
 use crate::{app::App, error::ApiError, operations::Operator};
 
 /// A sample is good for so long, however many ask.
 const FRESH: Duration = Duration::from_millis(500);
+
+/// Longest wait for a sample. Reading from a device that hangs can take for ever.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How the machine does at one moment.
 #[derive(Debug, Clone, Default)]
@@ -58,23 +61,48 @@ impl MachineGauge {
     }
 }
 
-/// The last sample and when it was taken.
+/// Takes samples, one at a time.
 #[derive(Default)]
-pub(crate) struct Sampled(Mutex<Option<(Instant, Option<Arc<Telemetry>>)>>);
+pub(crate) struct Sampled(Mutex<Sampler>);
+
+#[derive(Default)]
+struct Sampler {
+    /// The last sample and when it was taken.
+    last: Option<(Instant, Option<Arc<Telemetry>>)>,
+    /// One that is being taken. If it hangs there must not be more and more of them: each holds a thread.
+    taking: Option<JoinHandle<Option<Telemetry>>>,
+}
 
 impl Sampled {
-    /// How the machine does; `None` if nobody watches it. Whoever comes while a sample is taken waits for that one.
-    pub(crate) async fn get(&self, operator: &Arc<dyn Operator>) -> Option<Arc<Telemetry>> {
-        let mut last = self.0.lock().await;
-        if let Some((at, sample)) = &*last
+    /// How the machine does; `None` if nobody watches it, or if that cannot be told in time. Whoever comes while a sample is taken
+    /// waits for that one.
+    pub(crate) async fn get(
+        &self,
+        operator: &Arc<dyn Operator>,
+        patience: Duration,
+    ) -> Option<Arc<Telemetry>> {
+        let mut sampler = self.0.lock().await;
+        if let Some((at, sample)) = &sampler.last
             && at.elapsed() < FRESH
         {
             return sample.clone();
         }
-        let operator = operator.clone();
-        let taking = tokio::task::spawn_blocking(move || operator.telemetry());
-        let sample = taking.await.ok().flatten().map(Arc::new);
-        *last = Some((Instant::now(), sample.clone()));
+        let taking = sampler.taking.get_or_insert_with(|| {
+            let operator = operator.clone();
+            tokio::task::spawn_blocking(move || operator.telemetry())
+        });
+        let taken = tokio::time::timeout(patience, taking).await;
+        let sample = if let Ok(taken) = taken {
+            sampler.taking = None;
+            taken.ok().flatten().map(Arc::new)
+        } else {
+            tracing::warn!(
+                "the machine does not tell how it does within {} s",
+                patience.as_secs()
+            );
+            None
+        };
+        sampler.last = Some((Instant::now(), sample.clone()));
         sample
     }
 }
@@ -84,7 +112,7 @@ pub(crate) async fn telemetry(State(app): State<App>) -> Result<Json<Value>, Api
         ApiError::new(
             StatusCode::NOT_FOUND,
             "no_telemetry",
-            "this server does not watch the machine that it runs on",
+            "this server does not watch the machine that it runs on, or that machine does not answer",
         )
     })?;
     Ok(Json(telemetry.report.clone()))
@@ -92,16 +120,19 @@ pub(crate) async fn telemetry(State(app): State<App>) -> Result<Json<Value>, Api
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    };
 
     use super::*;
-    use crate::Reload;
+    use crate::{Reload, operations::Acceptance};
 
     #[derive(Default)]
     struct Counting(AtomicU32);
 
     impl Operator for Counting {
-        fn reload(&self) -> Result<Reload, String> {
+        fn reload(&self, _: &Acceptance<'_>) -> Result<Reload, String> {
             Err(String::new())
         }
 
@@ -125,10 +156,56 @@ mod tests {
         let operator: Arc<dyn Operator> = counting.clone();
         let sampled = Sampled::default();
         for _ in 0..100 {
-            assert!(sampled.get(&operator).await.is_some());
+            assert!(sampled.get(&operator, PATIENCE).await.is_some());
         }
         // One, or a second where this machine took longer than a sample is good for.
         let taken = counting.0.load(Ordering::SeqCst);
         assert!((1..10).contains(&taken), "{taken}");
+    }
+
+    /// Tells how the machine does only when it is let go on.
+    struct Hanging {
+        samples: AtomicU32,
+        go_on: std::sync::Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Operator for Hanging {
+        fn reload(&self, _: &Acceptance<'_>) -> Result<Reload, String> {
+            Err(String::new())
+        }
+
+        fn log_filter(&self) -> String {
+            String::new()
+        }
+
+        fn set_log_filter(&self, _: &str) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn telemetry(&self) -> Option<Telemetry> {
+            self.samples.fetch_add(1, Ordering::SeqCst);
+            let _ = self.go_on.lock().unwrap().recv();
+            Some(Telemetry::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_that_hangs_holds_up_nobody_and_one_thread_at_most() {
+        let (let_go_on, go_on) = mpsc::channel();
+        let hanging = Arc::new(Hanging {
+            samples: AtomicU32::default(),
+            go_on: std::sync::Mutex::new(go_on),
+        });
+        let operator: Arc<dyn Operator> = hanging.clone();
+        let sampled = Sampled::default();
+        for _ in 0..3 {
+            sampled.0.lock().await.last = None;
+            let patience = Duration::from_millis(20);
+            assert!(sampled.get(&operator, patience).await.is_none());
+        }
+        assert_eq!(hanging.samples.load(Ordering::SeqCst), 1);
+        drop(let_go_on);
+        sampled.0.lock().await.last = None;
+        assert!(sampled.get(&operator, Duration::MAX).await.is_some());
     }
 }

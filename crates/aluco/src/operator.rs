@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use aluco_fleet::Fleet;
-use aluco_server::{Operator, Reload, Reloaded, Telemetry};
+use aluco_server::{Acceptance, Operator, Reload, Reloaded, Telemetry};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -65,10 +65,11 @@ impl Serving {
 }
 
 impl Operator for Serving {
-    fn reload(&self) -> Result<Reload, String> {
+    fn reload(&self, accept: &Acceptance<'_>) -> Result<Reload, String> {
         let config = self.sources.load().map_err(|failure| failure.to_string())?;
         let new = config.settings;
         let server = engine::server(&new).map_err(|failure| failure.to_string())?;
+        accept(&server)?;
         self.levels.set(&new.log_level)?;
         self.runtime
             .block_on(self.fleet.reconfigure(engine::fleet(&new)));

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{ModelLabels, TierLabels};
+use super::{ModelLabels, TierLabels, label::Label};
 
 /// What the fleet says at one moment.
 #[derive(Clone, Default)]
@@ -31,7 +31,7 @@ pub(super) struct FleetGauges {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CellLabels {
-    model: String,
+    model: Label,
     state: &'static str,
 }
 
@@ -42,8 +42,8 @@ struct CauseLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MemoryLabels {
-    model: String,
-    device: String,
+    model: Label,
+    device: Label,
     kind: &'static str,
 }
 
@@ -122,7 +122,7 @@ impl FleetGauges {
         self.take_over_mishaps(&status.mishaps);
         for model in &status.models {
             let labels = ModelLabels {
-                model: model.name.clone(),
+                model: model.name.as_str().into(),
             };
             let is_ready = model.state == ModelState::Ready;
             self.ready.get_or_create(&labels).set(is_ready.into());
@@ -184,7 +184,7 @@ impl FleetGauges {
             ] {
                 let labels = MemoryLabels {
                     model: name.clone(),
-                    device: memory.device.clone(),
+                    device: memory.device.as_str().into(),
                     kind,
                 };
                 self.memory.get_or_create(&labels).set(bytes);

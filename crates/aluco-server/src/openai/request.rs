@@ -14,6 +14,12 @@ use crate::error::ApiError;
 /// Most stop strings of one request. Each is compared with the end of the text at every token.
 const STOPS_MAX: usize = 64;
 
+/// Longest stop string, in bytes. What could be its beginning is held back.
+const STOP_BYTES_MAX: usize = 4096;
+
+/// Most tokens that are made more or less likely: more than any vocabulary has. Each costs a little time at every token, of all streams.
+const BIASES_MAX: usize = 1 << 18;
+
 /// Most choices of one prompt; OpenAI's limit.
 const CHOICES_MAX: u32 = 128;
 
@@ -186,6 +192,15 @@ impl Body {
                 ),
             ));
         }
+        if let Some(stop) = stops.iter().find(|stop| stop.len() > STOP_BYTES_MAX) {
+            return Err(ApiError::invalid_value(
+                "stop",
+                format!(
+                    "a stop string of {} bytes is over the limit of {STOP_BYTES_MAX}",
+                    stop.len()
+                ),
+            ));
+        }
         Ok(stops)
     }
 
@@ -305,6 +320,13 @@ impl Body {
     }
 
     fn biases(&self) -> Result<Vec<(Token, f32)>, ApiError> {
+        let count = self.logit_bias.as_ref().map_or(0, BTreeMap::len);
+        if count > BIASES_MAX {
+            return Err(ApiError::invalid_value(
+                "logit_bias",
+                format!("biases for {count} tokens are over the limit of {BIASES_MAX}"),
+            ));
+        }
         let biases = self.logit_bias.iter().flatten();
         biases
             .map(|(token, bias)| {
@@ -424,9 +446,15 @@ mod tests {
         assert_eq!(param(body(json!({"n": 0})).choices()).as_deref(), Some("n"));
         let none = body(json!({"max_tokens": 0}));
         assert_eq!(param(none.tokens_max()).as_deref(), Some("max_tokens"));
-        let many = vec!["x"; 65];
-        let stops = body(json!({"stop": many})).stops();
-        assert_eq!(param(stops).as_deref(), Some("stop"));
+        for stop in [json!(vec!["x"; 65]), json!("x".repeat(4097))] {
+            let stops = body(json!({"stop": stop})).stops();
+            assert_eq!(param(stops).as_deref(), Some("stop"));
+        }
+        let biases: Map<_, _> = (0..=BIASES_MAX)
+            .map(|token| (token.to_string(), json!(1)))
+            .collect();
+        let sampling = body(json!({"logit_bias": biases})).sampling();
+        assert_eq!(param(sampling).as_deref(), Some("logit_bias"));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Streams {
         let known = Uuid::try_parse(id).ok();
         let known = known.and_then(|id| self.table().recordings.get(&id).cloned());
         known
-            .filter(|recording| recording.owner == *client)
+            .filter(|recording| recording.owner.is(client))
             .ok_or_else(|| {
                 ApiError::new(
                     StatusCode::NOT_FOUND,

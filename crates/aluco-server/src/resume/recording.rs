@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::Client,
-    sse::{Step, comment, data, numbered},
+    sse::{Heartbeat, Step, comment, data, numbered},
 };
 
 /// What a stream costs beside its events: its task, its entry in the table, and so on, in bytes.
@@ -153,12 +153,13 @@ impl Recording {
             changed: self.changed.subscribe(),
             after,
             remarks: if has_begun { self.state().remarks } else { 0 },
-            heartbeat_interval,
+            heartbeat: Heartbeat::new(heartbeat_interval),
             is_over: false,
             recording: self.clone(),
         };
         stream::unfold(reader, |mut reader| async {
             let frame = reader.next().await?;
+            reader.heartbeat.sent();
             Some((frame, reader))
         })
     }
@@ -181,7 +182,7 @@ struct Reader {
     changed: watch::Receiver<()>,
     after: u64,
     remarks: u64,
-    heartbeat_interval: Duration,
+    heartbeat: Heartbeat,
     is_over: bool,
 }
 
@@ -211,9 +212,8 @@ impl Reader {
                 }
             }
             let news = self.changed.changed();
-            match tokio::time::timeout(self.heartbeat_interval, news).await {
-                Ok(_) => {}
-                Err(_) => return Some(comment(&self.recording.state().activity)),
+            if self.heartbeat.wait(news).await.is_none() {
+                return Some(comment(&self.recording.state().activity));
             }
         }
     }
@@ -256,6 +256,25 @@ mod tests {
         let said = str::from_utf8(&said).unwrap();
         assert!(said.contains("stream_truncated"), "{said}");
         assert_eq!(reader.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_that_add_nothing_do_not_put_off_the_heartbeat() {
+        let recording = recording(1000);
+        let mut reader = pin!(recording.read(0, true, Duration::from_secs(5)));
+        let busy = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                recording.add(&Step::default(), "generating");
+            }
+        };
+        let began = tokio::time::Instant::now();
+        let heard = tokio::select! {
+            heard = reader.next() => heard.unwrap(),
+            () = busy => unreachable!(),
+        };
+        assert_eq!(heard, ": generating\n\n");
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test]

@@ -57,6 +57,42 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
+async fn all_bodies_together_are_bounded_as_long_as_their_requests_run() {
+    let small = ServerConfig {
+        body_bytes_max: 10_000,
+        ..config()
+    };
+    let world = World::with(small, |_| {}).await;
+    let script = Script {
+        endless: true,
+        delay_ms: 5,
+        context_tokens: 1_000_000,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let fields = json!({
+        "messages": [{"role": "user", "content": "x".repeat(9_000)}],
+        "stream": true,
+    });
+    let mut running = Vec::new();
+    loop {
+        let reply = world.chat(&model, fields.clone()).await;
+        if reply.status() != 200 {
+            let (status, code, _) = error(reply).await;
+            assert_eq!((status, code.as_str()), (503, "overloaded"));
+            break;
+        }
+        running.push(reply);
+    }
+    assert_eq!(running.len(), 8);
+    drop(running);
+    let mut is_room = false;
+    while !is_room {
+        is_room = world.chat(&model, fields.clone()).await.status() == 200;
+    }
+}
+
+#[tokio::test]
 async fn wrong_paths_and_methods_are_told_apart() {
     let world = World::new().await;
     let missing = world.get("/v1/chat/completion").send().await.unwrap();

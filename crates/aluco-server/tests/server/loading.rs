@@ -55,6 +55,26 @@ async fn who_follows_a_load_sees_its_progress_and_its_end() {
 }
 
 #[tokio::test]
+async fn who_follows_a_load_hears_something_while_it_gets_no_further() {
+    let quick = aluco_server::ServerConfig {
+        heartbeat_interval: Duration::from_millis(20),
+        ..config()
+    };
+    let world = World::with(quick, |_| {}).await;
+    let script = Script {
+        load_ms: 3000,
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let body = json!({"model": model, "stream": true});
+    let response = world.post("/aluco/v1/load", &body).send().await.unwrap();
+    let lines = lines(response).await;
+    let comments = lines.iter().filter(|line| line.starts_with(": "));
+    assert!(comments.count() > 5, "{lines:?}");
+    assert!(lines.last().unwrap().starts_with("event: loaded"));
+}
+
+#[tokio::test]
 async fn a_load_that_fails_ends_its_stream_in_an_error() {
     let world = World::new().await;
     let model = world.model("m", &Script::default());

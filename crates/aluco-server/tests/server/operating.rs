@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use aluco_fake_worker::Script;
 use aluco_fleet::{Fleet, FleetConfig};
-use aluco_server::{Operator, Reload, Reloaded, Server, ServerConfig};
+use aluco_server::{Acceptance, Operator, Reload, Reloaded, Server, ServerConfig};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -17,8 +17,9 @@ struct Program {
 }
 
 impl Operator for Program {
-    fn reload(&self) -> Result<Reload, String> {
+    fn reload(&self, accept: &Acceptance<'_>) -> Result<Reload, String> {
         let config = self.next.lock().unwrap().clone()?;
+        accept(&config)?;
         let outcome = Reloaded {
             changed: vec!["api_keys".to_owned()],
             next_load: Vec::new(),
