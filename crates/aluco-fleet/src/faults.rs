@@ -69,6 +69,19 @@ impl Shared {
         });
     }
 
+    /// A worker died where one of its requests had been at a death before. That counts if it turns out not to be that one's fault.
+    pub(crate) fn suspect_requests(&self, model: &Arc<str>, death: &Death) {
+        let mut faults = self.faults();
+        let ladder = faults.ladders.entry(model.clone()).or_default();
+        ladder.withhold(death.at);
+    }
+
+    /// Numbers the ways in which a model is run.
+    pub(crate) fn configuration(&self, model: &str) -> usize {
+        let fallback = self.faults().fallback(model);
+        fallback.map_or(0, |fallback| fallback.steps.len())
+    }
+
     /// A request was found to be at fault.
     pub(crate) fn fall_back_after_conviction(&self, model: &Arc<str>, death: &Death) {
         self.fall_back(model, death, |ladder, _, choices| {

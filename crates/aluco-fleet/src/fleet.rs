@@ -62,10 +62,24 @@ impl Fleet {
         }
         let client = spec.client.clone();
         let flight = Flight::new(shared.clone(), model, spec);
-        for _ in 0..ATTEMPTS_MAX {
-            let lease = loading::acquire(shared, model, &client).await?;
+        let mut attempts = 0;
+        let mut lease = loading::acquire(shared, model, &client).await?;
+        loop {
+            // It waits in the model's queue, so that no more come than that has places for.
+            while !shared.court.is_open() {
+                tokio::select! {
+                    () = shared.stop.cancelled() => return Err(FleetError::ShuttingDown),
+                    () = shared.court.opened() => {}
+                }
+                lease = loading::acquire_again(shared, model, &client).await?;
+            }
             let (name, loaded) = (lease.ready.name.clone(), lease.ready.loaded.clone());
             if let Sent::Closed = flight.send(lease)? {
+                attempts += 1;
+                if attempts == ATTEMPTS_MAX {
+                    return Err(self.lost_again().await);
+                }
+                lease = loading::acquire(shared, model, &client).await?;
                 continue;
             }
             // Not before: one that is dropped abandons the flight.
@@ -77,7 +91,6 @@ impl Fleet {
                 lost.map_or_else(|| failure.into(), |cause| FleetError::WorkerLost { cause })
             });
         }
-        Err(self.lost_again().await)
     }
 
     /// Unloads a model; its running requests end as cancelled. False if it was not loaded.

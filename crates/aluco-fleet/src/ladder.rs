@@ -76,6 +76,8 @@ pub(crate) struct Ladder {
     deaths_total: u32,
     deaths_before_step: u32,
     deaths: VecDeque<Instant>,
+    /// Deaths that may be one request's doing, which is found out yet.
+    withheld: Vec<Instant>,
     convictions: VecDeque<Instant>,
 }
 
@@ -89,11 +91,21 @@ impl Ladder {
         choices: Choices<'_>,
     ) -> Option<FallbackStep> {
         self.deaths_total += 1;
+        // No request was found that had to do with these.
+        for withheld in std::mem::take(&mut self.withheld) {
+            note(&mut self.deaths, withheld);
+        }
         note(&mut self.deaths, at);
         if self.deaths.len() < deaths_max as usize {
             return None;
         }
         self.step(cause, choices)
+    }
+
+    /// A worker died, and maybe by the doing of one request.
+    pub(crate) fn withhold(&mut self, at: Instant) {
+        self.deaths_total += 1;
+        self.withheld.push(at);
     }
 
     /// One request was found to be the reason of the last deaths.
@@ -105,6 +117,7 @@ impl Ladder {
     ) -> Option<FallbackStep> {
         self.deaths_total += 1;
         self.deaths.clear();
+        self.withheld.clear();
         note(&mut self.convictions, at);
         if self.convictions.len() < CONVICTIONS_MAX {
             return None;
@@ -129,6 +142,7 @@ impl Ladder {
         cause.clone_into(&mut self.cause);
         self.deaths_before_step = self.deaths_total;
         self.deaths.clear();
+        self.withheld.clear();
         self.convictions.clear();
         Some(step)
     }
@@ -264,6 +278,23 @@ mod tests {
         let step = ladder.step("", choices);
         assert_eq!(step, Some(FallbackStep::FlashAttentionOff));
         assert_eq!(ladder.step("", choices), None);
+    }
+
+    #[test]
+    fn deaths_that_one_request_may_have_caused_count_if_it_has_not() {
+        let options = LoadOptions::default();
+        let now = Instant::now();
+        let mut ladder = Ladder::default();
+        for _ in 0..2 {
+            ladder.withhold(now);
+        }
+        let step = ladder.died(now, "x", 3, choices(&options));
+        assert_eq!(step, Some(FallbackStep::MicroBatch(128)));
+        for _ in 0..2 {
+            ladder.withhold(now);
+        }
+        assert_eq!(ladder.convicted(now, "x", choices(&options)), None);
+        assert_eq!(ladder.died(now, "x", 3, choices(&options)), None);
     }
 
     #[test]

@@ -155,9 +155,17 @@ impl Progress {
 
     /// Where it is.
     pub(crate) fn place(&self) -> Place {
+        let tokens =
+            |(index, choice): (usize, &ResumeChoice)| (index as u32, choice.generated_tokens());
+        let choices = || self.choices.iter().enumerate();
+        let running = choices().filter(|(_, choice)| choice.finished.is_none());
+        let mut generated_tokens: Vec<_> = running.map(tokens).collect();
+        if generated_tokens.is_empty() {
+            generated_tokens = choices().map(tokens).collect();
+        }
         Place {
             prompt_tokens: self.computed_tokens,
-            generated_tokens: self.generated_tokens(),
+            generated_tokens,
         }
     }
 

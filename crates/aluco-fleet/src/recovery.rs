@@ -2,10 +2,13 @@
 //!
 //! Events of the worker at hand come through a [`Flight`] to the client's queue. When the connection ends it hands over its flights, who was at
 //! fault is decided for all of them at once, and each gets a task that waits for the model (one load for all of them, with the back-off of
-//! restarts), sends the request with how far it had come, and is done.
+//! restarts) and for its turn (`court`), sends the request with how far it had come, and is done.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -14,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Fallback, FleetError,
-    blame::{Circumstances, Judgement, Record},
+    blame::{Circumstances, Judgement, Record, Suspicion},
     cause::CauseKind,
     connection::{Connection, Death, Route},
+    court::Turn,
     error::worker_lost,
     generation::{EventQueue, Overflow},
     loading::{self, Lease},
@@ -31,6 +35,9 @@ const ATTEMPTS_MAX: u32 = 5;
 /// Interruptions whose places are remembered for the client.
 const PLACES_MAX: usize = 64;
 
+/// Numbers flights in the order in which they came.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// What a generation went through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Recovery {
@@ -38,6 +45,9 @@ pub struct Recovery {
     pub restarts: u32,
     /// Tokens that were generated at each loss, of all choices; of the first 64 losses.
     pub resumed_at_tokens: Vec<u32>,
+    /// For each of these losses, milliseconds from when the next worker was given the generation until it had a token of it: what it took to put
+    /// the memory of what was said already back. `None` if that worker was lost as well, or ended it without another token.
+    pub restored_ms: Vec<Option<u64>>,
     /// How the model is run otherwise than configured, if it is.
     pub fallback: Option<Fallback>,
 }
@@ -51,6 +61,8 @@ pub(crate) struct Flight {
     pub(crate) queue: Arc<EventQueue>,
     /// The client is gone.
     abandoned: CancellationToken,
+    /// The younger, the greater.
+    number: u64,
     state: Mutex<State>,
 }
 
@@ -62,8 +74,10 @@ struct State {
     recovery: Recovery,
     /// Where it runs.
     leg: Option<(Arc<Connection>, RequestId)>,
-    /// Cancelled at the end of a trial.
-    trial: Option<CancellationToken>,
+    /// When it was given to the worker there, until that has a token of it.
+    given: Option<Instant>,
+    /// Held while it is on trial.
+    trial: Option<Turn>,
     last_prefill: Option<(Instant, u32)>,
 }
 
@@ -83,12 +97,14 @@ impl Flight {
             spec,
             queue: EventQueue::new(None),
             abandoned: CancellationToken::new(),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State {
                 name: Arc::from(asked),
                 progress,
                 record: Record::default(),
                 recovery: Recovery::default(),
                 leg: None,
+                given: None,
                 trial: None,
                 last_prefill: None,
             }),
@@ -102,6 +118,7 @@ impl Flight {
             let mut state = self.state();
             state.name = lease.ready.name;
             state.last_prefill = None;
+            state.given = Some(Instant::now());
             state.progress.resume()
         };
         let Ok(request) = connection.open(Route::Generation(self.clone())) else {
@@ -140,11 +157,16 @@ impl Flight {
             {
                 self.watch_prefill(&mut state, connection, processed_tokens, now);
             }
+            if matches!(&event, GenerationEvent::Delta { tokens, .. } if !tokens.is_empty()) {
+                state.restored(now);
+            }
             let is_over = event.is_terminal();
             let event = state.progress.note(event, now);
-            let place = state.progress.place();
-            if state.trial.is_some() && (is_over || state.record.is_acquitted(place)) {
-                state.end_trial();
+            if state.trial.is_some() {
+                let place = state.progress.place();
+                if is_over || state.record.is_acquitted(&place) {
+                    state.trial = None;
+                }
             }
             event
         };
@@ -196,7 +218,7 @@ impl Flight {
 
     /// Ends it in an error.
     fn fail(&self, failure: Failure) {
-        self.state().end_trial();
+        self.state().trial = None;
         let _ = self.queue.push(GenerationEvent::Failed(failure));
     }
 
@@ -222,22 +244,22 @@ impl Flight {
     fn lost(&self, circumstances: Circumstances) -> Judgement {
         let mut state = self.state();
         state.leg = None;
+        state.given = None;
         let place = state.progress.place();
-        let judgement = state.record.died(place, circumstances);
-        state.end_trial();
+        let judgement = state.record.died(&place, circumstances);
+        state.trial = None;
         state.progress.lost();
         state.recovery.restarts += 1;
         if state.recovery.resumed_at_tokens.len() < PLACES_MAX {
-            state
-                .recovery
-                .resumed_at_tokens
-                .push(place.generated_tokens);
+            let tokens = state.progress.generated_tokens();
+            state.recovery.resumed_at_tokens.push(tokens);
+            state.recovery.restored_ms.push(None);
         }
         judgement
     }
 
-    /// Goes on in the next worker.
-    async fn recover(self: Arc<Self>, cause: String, judgement: Judgement) {
+    /// Goes on in the next worker; a suspect when it is its turn.
+    async fn recover(self: Arc<Self>, cause: String, turn: Option<Turn>) {
         let outcome = tokio::select! {
             biased;
             () = self.abandoned.cancelled() => {
@@ -245,25 +267,29 @@ impl Flight {
                 return;
             }
             () = self.shared.stop.cancelled() => Err(shutting_down(&cause)),
-            outcome = self.go_on(&cause, judgement) => outcome,
+            outcome = self.go_on(&cause, turn) => outcome,
         };
         if let Err(failure) = outcome {
             self.fail(failure);
         }
     }
 
-    async fn go_on(self: &Arc<Self>, cause: &str, judgement: Judgement) -> Result<(), Failure> {
-        let turn = match judgement {
-            Judgement::Trial => Some(self.shared.trials.lock().await),
-            Judgement::GoOn | Judgement::Convicted { .. } => None,
-        };
+    async fn go_on(self: &Arc<Self>, cause: &str, mut turn: Option<Turn>) -> Result<(), Failure> {
         let mut last = cause.to_owned();
-        for _ in 0..ATTEMPTS_MAX {
+        let mut attempts = 0;
+        while attempts < ATTEMPTS_MAX {
+            let is_trial = if let Some(turn) = &turn {
+                turn.called().await
+            } else {
+                self.shared.court.opened().await;
+                false
+            };
             let lease =
                 match loading::acquire_again(&self.shared, &self.asked, &self.spec.client).await {
                     Ok(lease) => lease,
                     Err(FleetError::WorkerLost { cause }) => {
                         last = cause;
+                        attempts += 1;
                         continue;
                     }
                     Err(FleetError::Failed(failure)) => return Err(failure),
@@ -275,15 +301,29 @@ impl Flight {
                         });
                     }
                 };
-            let over = turn.as_ref().map(|_| self.begin_trial());
+            let may_go = match &turn {
+                Some(turn) => turn.is_called(is_trial),
+                None => self.shared.court.is_open(),
+            };
+            if !may_go {
+                // Another death has come between.
+                continue;
+            }
+            if is_trial {
+                self.begin_trial(turn.take());
+            }
             match self.send(lease)? {
-                Sent::Closed => self.state().end_trial(),
+                Sent::Closed => {
+                    attempts += 1;
+                    turn = self.state().trial.take().or(turn);
+                }
                 Sent::Taken => {
                     self.shared.nursery.tally.resumed();
-                    tracing::info!(model = self.asked, "a stream goes on in another worker");
-                    if let Some(over) = over {
-                        over.cancelled().await;
-                    }
+                    tracing::info!(
+                        model = self.asked,
+                        is_trial,
+                        "a stream goes on in another worker"
+                    );
                     return Ok(());
                 }
             }
@@ -291,19 +331,28 @@ impl Flight {
         Err(worker_lost(&last))
     }
 
-    fn begin_trial(&self) -> CancellationToken {
-        let over = CancellationToken::new();
+    fn begin_trial(&self, turn: Option<Turn>) {
         let mut state = self.state();
-        state.record.try_alone();
-        state.trial = Some(over.clone());
-        over
+        state.record.begin_trial();
+        if let Some(turn) = &turn {
+            turn.begin();
+        }
+        state.trial = turn;
     }
 }
 
 impl State {
-    fn end_trial(&mut self) {
-        if let Some(trial) = self.trial.take() {
-            trial.cancel();
+    /// The worker at hand has a token of it.
+    fn restored(&mut self, now: Instant) {
+        let Some(given) = self.given.take() else {
+            return;
+        };
+        // The first worker restores nothing, and of the last of very many losses nothing is told.
+        let losses = self.recovery.restarts as usize;
+        if losses == self.recovery.restored_ms.len()
+            && let Some(restored_ms) = self.recovery.restored_ms.last_mut()
+        {
+            *restored_ms = Some((now - given).as_millis() as u64);
         }
     }
 }
@@ -331,29 +380,55 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
     let is_external = death.kind.is_external();
     let suspects = if running > 0 { running } else { flights.len() };
     let mut names: Vec<Arc<str>> = Vec::new();
-    let mut has_culprit = false;
+    let mut is_personal = false;
+    let mut others = Vec::new();
+    let mut accused: Vec<(Suspicion, Arc<Flight>)> = Vec::new();
     for flight in flights {
         let is_suspect = running == 0 || flight.is_running();
+        let name = flight.state().name.clone();
         let judgement = flight.lost(Circumstances {
             is_external: is_external || !is_suspect,
             requests: suspects,
+            configuration: shared.configuration(&name),
         });
-        let name = flight.state().name.clone();
-        if let Judgement::Convicted { deaths } = judgement {
-            has_culprit = true;
-            flight.convict(&name, deaths, death);
-        } else {
-            // The next one needs what this one holds.
-            flight.queue.release();
-            tokio::spawn(flight.recover(death.cause.clone(), judgement));
-        }
         if !names.contains(&name) {
-            names.push(name);
+            names.push(name.clone());
+        }
+        if let Judgement::Convicted { deaths } = judgement {
+            is_personal = true;
+            flight.convict(&name, deaths, death);
+            continue;
+        }
+        // The next one needs what this one holds.
+        flight.queue.release();
+        match judgement {
+            Judgement::Trial(suspicion) => {
+                is_personal |= is_suspect;
+                accused.push((suspicion, flight));
+            }
+            _ => others.push(flight),
         }
     }
-    // A culprit has been counted already, and the others only shared its fate.
-    if !is_external && !has_culprit {
-        for name in names {
+    // By now nobody who was in the dead worker holds a turn any more.
+    let suspicions: Vec<_> = accused
+        .iter()
+        .map(|(suspicion, flight)| (*suspicion, flight.number))
+        .collect();
+    let turns = shared.court.convene(&suspicions).into_iter().map(Some);
+    let accused = accused.into_iter().map(|(_, flight)| flight);
+    for (flight, turn) in accused
+        .zip(turns)
+        .chain(others.into_iter().map(|flight| (flight, None)))
+    {
+        tokio::spawn(flight.recover(death.cause.clone(), turn));
+    }
+    if is_external {
+        return;
+    }
+    for name in names {
+        if is_personal {
+            shared.suspect_requests(&name, death);
+        } else {
             shared.fall_back_after_death(&name, death);
         }
     }

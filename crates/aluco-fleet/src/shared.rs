@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FleetConfig, error::Fault, faults::Faults, memory::Memory, residency::Residency, slot::Slot,
-    speed::Speedometer, worker::Nursery,
+    FleetConfig, court::Court, error::Fault, faults::Faults, memory::Memory, residency::Residency,
+    slot::Slot, speed::Speedometer, worker::Nursery,
 };
 
 /// The state of a fleet.
@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) nursery: Nursery,
     /// Cancelled when loads, starts and measurements must be given up.
     pub(crate) stop: CancellationToken,
-    /// Held by the suspect that goes on alone.
-    pub(crate) trials: tokio::sync::Mutex<()>,
+    /// Decides who goes on when requests are suspected of killing workers.
+    pub(crate) court: Arc<Court>,
     /// Held by who brings what is held below the budget.
     pub(crate) relief: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -61,7 +61,7 @@ impl Shared {
             settings: RwLock::new(Arc::new(config.clone())),
             nursery: Nursery::default(),
             stop: CancellationToken::new(),
-            trials: tokio::sync::Mutex::default(),
+            court: Arc::default(),
             relief: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
                 residency: Residency::default(),

@@ -301,6 +301,10 @@ async fn a_death_in_the_midst_of_the_load_after_a_death_is_survived() {
     assert_eq!(seen, expected);
     assert_eq!(recovery.restarts, 1);
     assert_eq!(recovery.resumed_at_tokens, [3]);
+    assert!(
+        matches!(recovery.restored_ms[..], [Some(_)]),
+        "{recovery:?}"
+    );
 }
 
 #[tokio::test]
@@ -387,7 +391,8 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
         assert_eq!(seen(&within(stream).await.unwrap(), 1), expected);
     }
     let loads = world.count("m", "load");
-    assert!(loads <= 4, "{loads} loads");
+    // Two deaths in the crowd, two on trial.
+    assert!(loads <= 5, "{loads} loads");
 
     let Err(FleetError::Failed(refusal)) = within(fleet.generate(&model, spec("bad"))).await else {
         panic!("it is let in again");
@@ -395,6 +400,49 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
     assert!(refusal.message.contains("refused for another"), "{refusal}");
     assert!(refusal.message.contains("GGML_ASSERT(bad)"), "{refusal}");
     assert_eq!(world.count("m", "load"), loads, "no worker has heard of it");
+}
+
+#[tokio::test]
+async fn a_crash_that_hits_a_suspect_on_its_trial_by_chance_convicts_nobody() {
+    let world = World::new();
+    let script = Script {
+        crash_after: Some(3),
+        accidents_max: Some(3),
+        // All are in the worker again when the first one is where it was.
+        prefill_delay_ms: 100,
+        ..story()
+    };
+    let expected = undisturbed(&story_of(&script), spec("x")).await;
+    let model = world.model("m", &script);
+    let fleet = world.fleet();
+    let streams: Vec<_> = (0..6)
+        .map(|_| {
+            let (fleet, model) = (fleet.clone(), model.clone());
+            tokio::spawn(async move {
+                let mut stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
+                let mut all = Vec::new();
+                while let Some(event) = within(stream.next()).await {
+                    all.push(event);
+                }
+                (seen(&all, 1), stream.recovery().restarts)
+            })
+        })
+        .collect();
+    let mut restarts = Vec::new();
+    for stream in streams {
+        let (seen, deaths) = within(stream).await.unwrap();
+        assert_eq!(seen, expected);
+        restarts.push(deaths);
+    }
+    restarts.sort_unstable();
+    assert_eq!(
+        restarts,
+        [2, 2, 2, 2, 2, 3],
+        "only one was in the worker that died on trial"
+    );
+    assert_eq!(world.count("m", "load"), 4);
+    let status = within(fleet.status()).await;
+    assert_eq!(fallback_steps(&status), []);
 }
 
 /// Crashes with micro-batches of more than 128 tokens.
