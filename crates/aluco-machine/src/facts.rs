@@ -28,7 +28,7 @@ mod read;
 mod software;
 mod system;
 mod tree;
-mod vulkan_features;
+pub(crate) mod vulkan_features;
 mod xrt;
 
 use std::thread::{self, ScopedJoinHandle};

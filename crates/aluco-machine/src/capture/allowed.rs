@@ -162,6 +162,13 @@ const ALLOWED: &[(&str, Keep)] = &[
     ("/opt/*/share/hip/version", Keep::Text(content::whole)),
     ("/lib/firmware/updates/amdgpu", Keep::Node),
     ("/commands/vulkaninfo", Keep::Text(content::vulkaninfo)),
+    (
+        "/commands/vulkaninfo-features",
+        Keep::Text(content::vulkan_features),
+    ),
+    ("/commands/llama-server", Keep::Text(content::llama_server)),
+    ("/commands/ollama", Keep::Text(content::ollama)),
+    ("/commands/xrt-smi", Keep::Text(content::xrt)),
     ("/commands/rpm", Keep::Text(content::packages)),
     ("/commands/dpkg-query", Keep::Text(content::packages)),
     ("/commands/pacman", Keep::Text(content::packages)),

@@ -6,6 +6,7 @@ use crate::{
         kernel::arguments as parted,
         modules::MODULES,
         process::{flags, program},
+        vulkan_features,
     },
     root::PACKAGES,
 };
@@ -385,6 +386,54 @@ pub(super) fn vulkaninfo(text: &str) -> String {
     lines(text, |line| {
         let name = line.split('=').next().unwrap_or(line).trim();
         NAMES.contains(&name) || (line.starts_with("GPU") && line.trim_end().ends_with(':'))
+    })
+}
+
+/// Of the long form, what is told of BF16, and what says that a device listed its extensions.
+pub(super) fn vulkan_features(text: &str) -> String {
+    lines(text, |line| {
+        let line = line.trim_end();
+        let name = line.trim_start().split(' ').next().unwrap_or(line);
+        line == vulkan_features::DEVICES
+            || (line.starts_with("GPU") && line.ends_with(':'))
+            || line.starts_with("Device Extensions:")
+            || [vulkan_features::EXTENSION, vulkan_features::FEATURE].contains(&name)
+    })
+}
+
+/// The version, and backends without the folders that they were loaded from.
+pub(super) fn llama_server(text: &str) -> String {
+    const BEGINS: [&str; 4] = [
+        "version: ",
+        "load_backend: loaded ",
+        "ggml_cuda_init: ",
+        "ggml_vulkan: ",
+    ];
+    mapped(text, |line| {
+        let told = BEGINS.iter().any(|begin| line.starts_with(begin));
+        let line = line.split(" from /").next().unwrap_or(line);
+        told.then(|| line.to_owned())
+    })
+}
+
+pub(super) fn ollama(text: &str) -> String {
+    lines(text, |line| line.contains("version is "))
+}
+
+/// Versions and devices.
+pub(super) fn xrt(text: &str) -> String {
+    const KEYS: [&str; 4] = [
+        "Version",
+        "amdxdna",
+        "NPU Firmware Version",
+        "Firmware Version",
+    ];
+    lines(text, |line| {
+        let key = line.split(':').next().unwrap_or(line).trim();
+        let told = KEYS.iter().any(|told| key.eq_ignore_ascii_case(told));
+        // Headings and the empty lines between them hold the parts together.
+        let heading = ["", "XRT", "Device(s) Present", "Devices present"].contains(&key);
+        told || heading || line.starts_with(['|', '[']) || line.trim() == "0 devices found"
     })
 }
 

@@ -26,7 +26,7 @@ pub struct LlamaServer {
     pub build: Known<u32>,
     /// The commit, shortened.
     pub commit: Known<String>,
-    /// Backends that it named when it started: `ROCm`, `Vulkan`, `CUDA`, `CPU`… Builds since the summer of 2026 name none.
+    /// Backends that it named when it started: `ROCm`, `Vulkan`, `CUDA`, `CPU`… Newer builds name none before they need one.
     pub backends: Known<Vec<String>>,
 }
 
@@ -117,7 +117,7 @@ fn version(line: &str) -> Option<(u32, &str)> {
     Some((build.trim().parse().ok()?, commit)).filter(|_| is_commit)
 }
 
-/// Backends named by what builds until mid-2026 say when they start: `load_backend: loaded ROCm backend from …`, or of those that have theirs built in
+/// Backends named by what older builds say when they start: `load_backend: loaded ROCm backend from …`, or of those that have theirs built in
 /// `ggml_cuda_init: found 1 ROCm devices` and `ggml_vulkan: Found 1 Vulkan devices`.
 fn backends(text: &str) -> Vec<String> {
     let mut backends = Vec::new();

@@ -1,5 +1,7 @@
 //! Programs that want the same memory: those that use the GPU, and those that serve models.
 
+mod build_tree;
+
 use std::{cell::OnceCell, collections::BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,9 @@ pub struct Process {
     pub gtt_bytes: Option<u64>,
     /// Whether its video encoder was used; `None` if the driver does not tell.
     pub encodes_video: Option<bool>,
+    /// Whether flash attention of this llama.cpp was built on rocWMMA, as its build tree says; `None` if it does not run from one. A capture leaves
+    /// people's folders out, so that its replay does not know.
+    pub rocwmma: Option<bool>,
 }
 
 /// What a program is known for.
@@ -215,6 +220,11 @@ impl Processes {
                 uses_render: files.as_ref().map(|files| files.render),
                 gtt_bytes: told.and_then(|files| files.gtt_bytes),
                 encodes_video: told.and_then(|files| files.encodes),
+                rocwmma: if name.starts_with("llama") {
+                    build_tree::rocwmma(root, pid)
+                } else {
+                    None
+                },
                 name,
             });
         }

@@ -3,11 +3,11 @@
 use super::{Because, Known, VulkanDevice};
 use crate::root::{Command, ReadError};
 
-const EXTENSION: &str = "VK_KHR_shader_bfloat16";
-const FEATURE: &str = "shaderBFloat16CooperativeMatrix";
+pub(crate) const EXTENSION: &str = "VK_KHR_shader_bfloat16";
+pub(crate) const FEATURE: &str = "shaderBFloat16CooperativeMatrix";
 
 /// Where the part about devices begins.
-const DEVICES: &str = "Device Properties and Extensions:";
+pub(crate) const DEVICES: &str = "Device Properties and Extensions:";
 
 /// What one device says of itself.
 #[derive(Debug, Default)]

@@ -166,6 +166,12 @@ fn npu(page: &mut Page, facts: &Facts) {
     page.fact("device", &npu.device, text);
     page.fact("firmware", &npu.firmware, text);
     page.fact("XRT", &npu.xrt, text);
+    if let Some(devices) = npu.seen_by_xrt.devices.get() {
+        let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
+        let names = names.join(", ");
+        let sees = if names.is_empty() { "nothing" } else { &names };
+        page.row("XRT sees", sees);
+    }
     page.fact("FastFlowLM", &npu.fastflowlm, text);
 }
 
@@ -191,6 +197,13 @@ fn software(page: &mut Page, facts: &Facts) {
         page.row("AMDVLK", "installed");
     }
     page.fact("ROCm", &facts.rocm.version, text);
+    // Most machines have neither, which is nothing to tell.
+    if let Some(build) = facts.engines.llama_server.build.get() {
+        page.row("llama-server", &format!("build {build}"));
+    }
+    if let Some(version) = facts.engines.ollama.get() {
+        page.row("Ollama", version);
+    }
     let environment = &facts.environment;
     let found = [
         page.known("in files", &environment.configured),
