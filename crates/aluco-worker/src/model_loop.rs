@@ -333,8 +333,7 @@ impl ModelLoop {
     fn publish(&self) {
         {
             let mut cache = self.activity.cache();
-            let parked: Vec<SequenceId> = self.parked.iter().map(|it| it.sequence).collect();
-            cache.device_tokens = self.cells.freed_by(&parked);
+            cache.device_tokens = self.cells_parked(None);
             if let Some(store) = &self.store {
                 let status = store.status();
                 cache.ram_bytes = status.ram_bytes;

@@ -270,14 +270,14 @@ impl ModelLoop {
             return Admission::Waits;
         }
         let promised_tokens = self.promise(&self.waiting[index]);
-        let is_over = |this: &Self, beginning: &Beginning| {
-            let needed = promised_tokens.saturating_sub(beginning.shared_tokens());
-            this.cells_committed() + needed > this.context.context_tokens()
-        };
-        while is_over(self, &beginning) && self.give_up_parked(beginning.sequence()) {}
-        if is_over(self, &beginning) && !self.running.is_empty() {
+        let needed = promised_tokens.saturating_sub(beginning.shared_tokens());
+        let room = self.context.context_tokens().saturating_sub(needed);
+        // What is parked is not given up for a stream that has to wait all the same.
+        let committed_min = self.cells_committed() - self.cells_parked(beginning.sequence());
+        if committed_min > room && !self.running.is_empty() {
             return Admission::Waits;
         }
+        while self.cells_committed() > room && self.give_up_parked(beginning.sequence()) {}
         let goes_on = matches!(beginning, Beginning::Continue { .. });
         if !goes_on && self.free_sequences.is_empty() && !self.give_up_parked(beginning.sequence())
         {

@@ -188,6 +188,13 @@ impl ModelLoop {
         self.cells.freed_by(&stored)
     }
 
+    /// Cells that become free when all parked sequences but `keep` are given up.
+    pub(super) fn cells_parked(&self, keep: Option<SequenceId>) -> u32 {
+        let parked = self.parked.iter().map(|parked| parked.sequence);
+        let others: Vec<SequenceId> = parked.filter(|it| Some(*it) != keep).collect();
+        self.cells.freed_by(&others)
+    }
+
     /// Frees a parked sequence for others, storing first what is worth it. False if there is none but `keep`.
     pub(super) fn give_up_parked(&mut self, keep: Option<SequenceId>) -> bool {
         let candidates = || {

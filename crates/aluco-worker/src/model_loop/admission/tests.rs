@@ -146,3 +146,38 @@ fn company_ends_a_retrace_in_its_middle() {
     check(whole, &sent, 80, reply(&outcome, 0));
     assert_eq!(reply(&outcome, 1).tokens, reply(&other, 1).tokens);
 }
+
+#[test]
+fn what_is_parked_is_given_up_only_for_a_stream_that_fits_then() {
+    let start = |index: u32, prompt_tokens: usize, tokens_max: u32| {
+        let mut start = fresh(index);
+        start.prompt.tokens = start.prompt.tokens.repeat(3);
+        start.prompt.tokens.truncate(prompt_tokens);
+        start.tokens_max = Some(tokens_max);
+        start
+    };
+    let (mut model_loop, listener) = rig::model_loop(512, STREAMS, false);
+    model_loop.device_tokens_max = 512;
+    model_loop.enqueue(start(0, 50, 11));
+    while !model_loop.generations.is_empty() {
+        model_loop.turn();
+    }
+    assert_eq!(model_loop.cells_parked(None), 60);
+    model_loop.enqueue(start(1, 100, 200));
+    model_loop.turn();
+    model_loop.enqueue(start(2, 300, 20));
+    while model_loop.generations.len() > 1 {
+        model_loop.turn();
+        assert_eq!(model_loop.parked[0].tokens.len(), 60);
+    }
+    while !model_loop.generations.is_empty() {
+        model_loop.turn();
+    }
+    // The cells of the first two were needed: 512 are not enough for all three.
+    assert_eq!(model_loop.parked.len(), 1);
+    drop(model_loop);
+    let outcome = listener.join().unwrap();
+    for (index, tokens) in [(0, 11), (1, 200), (2, 20)] {
+        assert_eq!(reply(&outcome, index).tokens.len(), tokens);
+    }
+}
