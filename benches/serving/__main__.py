@@ -192,7 +192,11 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-    return equality.compare(bench) if chosen.greedy_equality else run(bench)
+    try:
+        return equality.compare(bench) if chosen.greedy_equality else run(bench)
+    except ServerError as error:
+        print(f"benches/serving: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
