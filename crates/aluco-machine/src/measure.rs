@@ -7,6 +7,7 @@ mod arithmetic;
 mod bandwidth;
 mod disk;
 mod records;
+mod versions;
 
 use std::{
     io,
@@ -22,6 +23,7 @@ pub use bandwidth::Bandwidth;
 use bandwidth::BandwidthOptions;
 pub use disk::DiskRead;
 pub use records::{Records, RecordsError};
+pub use versions::{Change, UNKNOWN, Versions};
 
 /// Everything that was measured at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,17 @@ pub struct MachineReport {
     pub device_failures: Vec<String>,
 }
 
+impl MachineReport {
+    /// The device with which a backend computes: of a GPU's worker that is not the CPU.
+    pub fn device(&self, backend: &str) -> Option<&DeviceSpeed> {
+        let devices = self.devices.iter();
+        devices
+            .filter(|device| device.backend == backend)
+            .filter(|device| backend == "cpu" || !device.device.starts_with("CPU"))
+            .max_by(|one, other| one.copy.total_cmp(&other.copy))
+    }
+}
+
 /// What a device does per second, as a worker tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeviceSpeed {
@@ -65,17 +78,6 @@ pub struct DeviceSpeed {
     pub copy: f64,
     /// Floating-point operations per second of an f16 by f32 matrix product.
     pub matrix: f64,
-}
-
-/// What figures depend on beside the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Versions {
-    /// Of Aluco.
-    pub aluco: String,
-    /// Release of the kernel.
-    pub kernel: String,
-    /// The CPU's name.
-    pub cpu: String,
 }
 
 /// A bound that physics or a data sheet gives.
@@ -208,6 +210,8 @@ fn largest_file(folder: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn versions() -> Versions {
@@ -215,6 +219,8 @@ mod tests {
             aluco: "0.1.0".to_owned(),
             kernel: "7.1.3".to_owned(),
             cpu: "a CPU".to_owned(),
+            gpu: None,
+            engines: BTreeMap::new(),
         }
     }
 
@@ -252,6 +258,38 @@ mod tests {
         };
         let report = plan.run(0, versions(), None, |_| {});
         assert!(report.disk.unwrap_err().contains("/does/not/exist"));
+    }
+
+    #[test]
+    fn a_backend_computes_with_its_gpu_and_not_with_the_cpu_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            array_bytes: 1 << 16,
+            rounds: 1,
+            arithmetic_time: Duration::from_millis(1),
+            disk_bytes: 1 << 12,
+            ..Plan::new(NonZeroUsize::MIN, folder.path().to_owned(), 0)
+        };
+        let mut report = plan.run(0, versions(), None, |_| {});
+        let device = |backend: &str, device: &str, copy| DeviceSpeed {
+            backend: backend.to_owned(),
+            device: device.to_owned(),
+            description: String::new(),
+            upload: 1.0,
+            download: 1.0,
+            copy,
+            matrix: 1.0,
+        };
+        report.devices = vec![
+            device("vulkan", "CPU", 9.0),
+            device("vulkan", "Vulkan0", 5.0),
+            device("vulkan", "Vulkan1", 7.0),
+            device("cpu", "CPU", 3.0),
+        ];
+        let named = |backend| report.device(backend).map(|found| found.device.as_str());
+        assert_eq!(named("vulkan"), Some("Vulkan1"));
+        assert_eq!(named("cpu"), Some("CPU"));
+        assert_eq!(named("rocm"), None);
     }
 
     #[test]

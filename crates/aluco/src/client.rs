@@ -80,6 +80,11 @@ impl Client {
         &self.url
     }
 
+    /// True if it is on another machine.
+    pub(crate) fn is_far(&self) -> bool {
+        self.is_far
+    }
+
     /// Comes back without error if an Aluco server answers.
     pub(crate) async fn check(&self) -> Result<(), ClientError> {
         let not_aluco = || ClientError::NotAluco {

@@ -103,6 +103,8 @@ mod tests {
                 aluco: "0.1.0".to_owned(),
                 kernel: "7.1.3".to_owned(),
                 cpu: "a CPU".to_owned(),
+                gpu: None,
+                engines: std::collections::BTreeMap::new(),
             },
             bandwidth: Bandwidth {
                 threads: 16,

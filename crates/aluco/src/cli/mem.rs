@@ -24,9 +24,11 @@ impl Selection for Planning {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aluco mem                                     who holds how much, and what is free
-  aluco mem smollm2:135m --context 32768        what a model would take, without loading it
+  aluco mem                               who holds how much, and what is free
+  aluco mem smollm2:135m --context 32768  what a model takes, and how fast it is
 
+Nothing is loaded for it. Speed is predicted from what `aluco machine bench`
+has measured.
 Exit status 1: the model does not fit. What would make it fit is told with it.")]
 pub(crate) struct MemArgs {
     /// Model: a name, a Hugging Face repository, or a file; nothing is loaded

@@ -2,11 +2,13 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use aluco_proto::{Backend, WorkerHello};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     connection::{configured, told},
+    prediction::{self, Prediction, Subject},
     run::{absolute, current_thread},
 };
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
         wire::{LoadPlan, LoadRequest, Loaded, Memory},
     },
     config::{Config, show_size},
+    engine,
     failure::{Outcome, Status},
     render::{self, printable, say, thousands},
     signals::Signals,
@@ -36,14 +39,23 @@ pub(crate) fn run(args: &LoadArgs, config: &Config) -> Outcome {
     };
     if args.dry_run {
         let plan = runtime.block_on(client.plan_load(&model)).map_err(told)?;
-        let is_refused = plan["is_refused"] == true;
+        let read: LoadPlan = serde_json::from_value(plan.clone()).map_err(io::Error::from)?;
+        let speed = runtime.block_on(speed(&read, &client, config));
         if args.json {
+            let mut plan = plan;
+            if let (Some(speed), Some(fields)) = (&speed, plan.as_object_mut()) {
+                let speed = serde_json::to_value(speed).map_err(io::Error::from)?;
+                fields.insert("speed".to_owned(), speed);
+            }
             render::print_json(&plan)?;
         } else {
-            let plan: LoadPlan = serde_json::from_value(plan).map_err(io::Error::from)?;
-            writeln!(io::stdout().lock(), "{}", printable(&text(&plan)))?;
+            let mut text = text(&read) + "\n";
+            if let Some(speed) = &speed {
+                text += &format!("\n{speed}");
+            }
+            write!(io::stdout().lock(), "{}", printable(&text))?;
         }
-        return Ok(if is_refused {
+        return Ok(if read.is_refused {
             Status::Failed
         } else {
             Status::Done
@@ -68,6 +80,35 @@ pub(crate) fn run(args: &LoadArgs, config: &Config) -> Outcome {
             }
         }
     })
+}
+
+/// How fast the model would be, if the server is on this machine, whose speed was measured.
+async fn speed(plan: &LoadPlan, client: &Client, config: &Config) -> Option<Prediction> {
+    if plan.is_loaded || plan.is_refused || client.is_far() {
+        return None;
+    }
+    let fit = plan.fit.as_ref().map(|fit| fit.plan.context_tokens);
+    let refused = plan.refusal.as_ref().map(|it| it.context_tokens);
+    let context_tokens = fit.or(refused)?;
+    let settings = &config.settings;
+    let model = engine::store(settings).find(&plan.model).ok()?;
+    let running = client.status_json().await.ok().and_then(|mut status| {
+        let hello = status.pointer_mut("/workers/0/hello")?.take();
+        serde_json::from_value::<WorkerHello>(hello).ok()
+    });
+    let worker = match running {
+        Some(worker) => Some(worker),
+        None => prediction::worker(settings).await,
+    };
+    let computes = worker.as_ref().map(|worker| worker.backend);
+    let subject = Subject {
+        model: &model,
+        options: &settings.load_options(),
+        context_tokens,
+        backend: settings.backend.or(computes).unwrap_or(Backend::Cpu),
+        worker: worker.as_ref(),
+    };
+    Some(prediction::predict(&subject, settings, None))
 }
 
 enum FollowError {

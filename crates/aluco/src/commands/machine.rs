@@ -14,6 +14,8 @@ use aluco_machine::{
     root::Root,
 };
 
+pub(super) use measure::versions;
+
 use crate::{
     cli::{MachineAction, MachineArgs, MachineCaptureArgs},
     config::{Config, Settings},

@@ -1,11 +1,11 @@
-//! `aluco mem`: who holds how much of the memory, and what a model would take.
+//! `aluco mem`: who holds how much of the memory, what a model would take, and how fast it would be.
 
 use std::{
     io::{self, Write},
     path::Path,
 };
 
-use aluco_fleet::{Fleet, told_gpus};
+use aluco_fleet::told_gpus;
 use aluco_plan::{
     Bytes, Candidate, Fit, Ledger, LedgerReport, Pressure, Refusal, Setting, Shape,
     pool::{Facts, Held, Pool},
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::{
     connection::{configured, told},
+    prediction::{self, Prediction, Subject},
     run::{absolute, current_thread},
 };
 use crate::{
@@ -28,6 +29,15 @@ use crate::{
 };
 
 /// What `--json` writes of a model.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    answer: Answer,
+    /// How fast it would be, if there is room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<Prediction>,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
@@ -64,10 +74,7 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
     let settings = &config.settings;
     let worker = match args.root {
         Some(_) => None,
-        None => runtime.block_on(async {
-            let fleet = Fleet::new(engine::fleet(settings));
-            fleet.worker().await.ok().map(|(_, hello)| hello)
-        }),
+        None => runtime.block_on(prediction::worker(settings)),
     };
     let mut ledger = match served {
         Some(report) => report.ledger(),
@@ -79,12 +86,14 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
     for reservation in ledger.find(&stored.name) {
         ledger.release(reservation);
     }
+    let options = settings.load_options();
+    let backend = backend(config, worker.as_ref());
     let candidate = Candidate {
         name: &stored.name,
         shape: &shape,
-        options: &settings.load_options(),
+        options: &options,
         setting: Setting {
-            backend: backend(config, worker.as_ref()),
+            backend,
             store: ledger.pool().default_store(),
         },
     };
@@ -92,16 +101,38 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
         Ok(fit) => Answer::Fits(fit),
         Err(refusal) => Answer::DoesNotFit(refusal),
     };
+    let speed = match &answer {
+        // Nothing is known of the speed of a server elsewhere.
+        Answer::Fits(fit) if !configured(config)?.is_far() => {
+            let subject = Subject {
+                model: &stored,
+                options: &options,
+                context_tokens: fit.plan.context_tokens,
+                backend,
+                worker: worker.as_ref(),
+            };
+            Some(prediction::predict(
+                &subject,
+                settings,
+                args.root.as_deref(),
+            ))
+        }
+        Answer::Fits(_) | Answer::DoesNotFit(_) => None,
+    };
+    let told = Told { answer, speed };
     if args.json {
-        render::print_json(&answer)?;
+        render::print_json(&told)?;
     } else {
-        let text = match &answer {
+        let mut text = match &told.answer {
             Answer::Fits(fit) => fit.to_string(),
             Answer::DoesNotFit(refusal) => refusal.to_string(),
         };
+        if let Some(speed) = &told.speed {
+            text += &format!("\n{speed}");
+        }
         write!(io::stdout().lock(), "{}", render::printable(&text))?;
     }
-    Ok(match answer {
+    Ok(match told.answer {
         Answer::Fits(_) => Status::Done,
         Answer::DoesNotFit(_) => Status::Failed,
     })

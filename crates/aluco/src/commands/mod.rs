@@ -12,6 +12,7 @@ mod load;
 mod machine;
 mod mem;
 mod operate;
+pub(crate) mod prediction;
 mod ps;
 mod pull;
 mod rm;

@@ -1,6 +1,7 @@
 //! `aluco machine bench`: what memory, processor, disk and devices do, with what they could do at most where that is known.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::{self, IsTerminal, Write},
     num::NonZeroUsize,
@@ -8,10 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aluco_fleet::Fleet;
+use aluco_fleet::{Fleet, FleetConfig};
 use aluco_machine::{
     facts::{Facts, Known},
-    measure::{DeviceSpeed, Limit, MachineReport, Plan, Records, Versions},
+    measure::{Change, DeviceSpeed, Limit, MachineReport, Plan, Records, UNKNOWN, Versions},
 };
 use indicatif::ProgressBar;
 
@@ -80,12 +81,15 @@ fn cores(facts: &Facts) -> NonZeroUsize {
         .map_or(allowed, |cores| cores.min(allowed))
 }
 
-fn versions(facts: &Facts) -> Versions {
-    let or_unknown = |text: Option<&String>| text.map_or("unknown", String::as_str).to_owned();
+/// What this machine runs, without what its workers are built of.
+pub(crate) fn versions(facts: &Facts) -> Versions {
+    let or_unknown = |text: Option<&String>| text.map_or(UNKNOWN, String::as_str).to_owned();
     Versions {
         aluco: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: or_unknown(facts.kernel.release.get()),
         cpu: or_unknown(facts.cpu.model.get()),
+        gpu: facts.identity.gpu_name.get().cloned(),
+        engines: BTreeMap::new(),
     }
 }
 
@@ -102,10 +106,22 @@ fn limit(facts: &Facts) -> Option<Limit> {
 /// Asks the worker of each backend that is there.
 fn devices(settings: &Settings, report: &mut MachineReport) -> Result<(), crate::failure::Failure> {
     let runtime = crate::commands::run::current_thread()?;
-    let answers = runtime.block_on(async {
+    let (answers, engines) = runtime.block_on(async {
         let fleet = Fleet::new(engine::fleet(settings));
-        fleet.device_speeds().await
+        let answers = fleet.device_speeds().await;
+        let mut engines = BTreeMap::new();
+        for (backend, _) in answers.iter().flatten() {
+            let fleet = Fleet::new(FleetConfig {
+                backend: Some(*backend),
+                ..engine::fleet(settings)
+            });
+            if let Ok((_, hello)) = fleet.worker().await {
+                engines.insert(backend.name().to_owned(), hello.engine_build);
+            }
+        }
+        (answers, engines)
     });
+    report.versions.engines = engines;
     match answers {
         Ok(answers) => {
             for (backend, answer) in answers {
@@ -225,6 +241,10 @@ fn text(report: &MachineReport, before: Option<&MachineReport>, now: SystemTime)
                 before.versions.aluco
             ),
         );
+        let changes = before.versions.changes(&report.versions);
+        for change in changes.iter().map(Change::to_string) {
+            line("", &format!("measured with {change}"));
+        }
     }
     render::printable(&text).into_owned()
 }
@@ -251,6 +271,8 @@ mod tests {
                 aluco: "0.1.0".to_owned(),
                 kernel: "7.1.3".to_owned(),
                 cpu: "AMD RYZEN AI MAX+ 395".to_owned(),
+                gpu: Some("Radeon 8060S".to_owned()),
+                engines: BTreeMap::from([("vulkan".to_owned(), "b12032".to_owned())]),
             },
             bandwidth: Bandwidth {
                 threads: 16,
@@ -292,7 +314,9 @@ mod tests {
     #[test]
     fn figures_stand_beside_what_could_be() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000_600);
-        insta::assert_snapshot!(text(&report(), Some(&report()), now));
+        let mut before = report();
+        before.versions.kernel = "6.17.1".to_owned();
+        insta::assert_snapshot!(text(&report(), Some(&before), now));
     }
 
     #[test]
