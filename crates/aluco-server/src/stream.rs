@@ -49,6 +49,7 @@ impl Totals {
 fn join(whole: &mut Recovery, part: Recovery) {
     whole.restarts = whole.restarts.max(part.restarts);
     whole.resumed_at_tokens.extend(part.resumed_at_tokens);
+    whole.restored_ms.extend(part.restored_ms);
     whole.fallback = part.fallback.or(whole.fallback.take());
 }
 

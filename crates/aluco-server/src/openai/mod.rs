@@ -98,6 +98,7 @@ fn extension(recovery: &Recovery) -> Option<Value> {
     let mut extension = json!({
         "restarts": recovery.restarts,
         "resumed_at_tokens": recovery.resumed_at_tokens,
+        "restored_ms": recovery.restored_ms,
     });
     if let Some(fallback) = &recovery.fallback {
         extension["fallback"] = json!(fallback);
