@@ -24,6 +24,11 @@ pub(super) fn complete(devices: &mut [VulkanDevice], answer: Result<String, Read
     let told = match answer {
         Ok(text) => features(&text),
         Err(error) => {
+            // Its summary was told, so the program is there.
+            let error = match error.because {
+                Because::Absent => ReadError::new(source, Because::NotCollected),
+                _ => error,
+            };
             for device in devices {
                 device.bfloat16_matrices = error.clone().into();
             }

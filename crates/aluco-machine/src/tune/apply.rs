@@ -154,6 +154,7 @@ fn make_file(
         host.disk
             .create_folder(&folder, 0o755)
             .map_err(TuneError::io("make the folder", &folder))?;
+        sync_parent(host, &folder)?;
     }
     match &file.new {
         Some(content) => write(host, &resolved, content, file.old.as_ref())?,

@@ -102,6 +102,11 @@ impl Disk for RealDisk {
     }
 }
 
+/// Whether an attribute vouches for the bytes that the file had, and would be wrong of others: those of the kernel's integrity measurement.
+fn is_of_content(name: &str) -> bool {
+    name.is_empty() || name == "security.ima" || name == "security.evm"
+}
+
 /// As far as they can be read and set: many file systems have none, and some are the kernel's alone.
 fn copy_extended_attributes(from: &Path, to: &fs::File) {
     use rustix::fs::{XattrFlags, fsetxattr, getxattr, listxattr};
@@ -114,10 +119,29 @@ fn copy_extended_attributes(from: &Path, to: &fs::File) {
             continue;
         };
         let mut value = vec![0_u8; 8 << 10];
-        if !name.is_empty()
+        if !is_of_content(name)
             && let Ok(length) = getxattr(from, name, &mut value[..])
         {
             let _ = fsetxattr(to, name, &value[..length], XattrFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_access_lists_stay_and_signatures_of_the_old_bytes_go() {
+        for kept in [
+            "security.selinux",
+            "system.posix_acl_access",
+            "user.comment",
+        ] {
+            assert!(!is_of_content(kept), "{kept}");
+        }
+        for left in ["security.ima", "security.evm", ""] {
+            assert!(is_of_content(left), "{left}");
         }
     }
 }

@@ -72,6 +72,11 @@ pub trait Runner {
     }
 }
 
+/// Where commands are looked for. A root that was become with plain `su` has its user's list, without the folders of `update-grub` and `grubby`, and
+/// perhaps with folders that the user can write.
+const FOLDERS: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
+
 /// Runs commands on this machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealRunner;
@@ -82,6 +87,7 @@ impl Runner for RealRunner {
             .args(command.words().iter().skip(1))
             .stdin(Stdio::null())
             .env("LC_ALL", "C.UTF-8")
+            .env("PATH", FOLDERS)
             .output()?;
         if output.status.success() {
             return Ok(Ran::Done);
@@ -150,5 +156,12 @@ mod tests {
                 .run(&CommandLine::new(["no-such-program-here"]))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn programs_are_looked_for_where_the_system_has_them() {
+        let command = CommandLine::new(["sh", "-c", "test \"$PATH\" = \"$0\"", FOLDERS]);
+        assert_eq!(RealRunner.run(&command).expect("a shell"), Ran::Done);
+        assert!(FOLDERS.split(':').all(|folder| folder.starts_with('/')));
     }
 }
