@@ -49,10 +49,10 @@ impl Comparison {
         }
     }
 
-    pub(super) fn compare(&self, replies: Vec<(usize, Reply)>) -> Tally {
+    pub(super) fn compare(&self, replies: &[(usize, Reply)]) -> Tally {
         let mut tally = Tally::default();
         for (job, reply) in replies {
-            self.add(&mut tally, job, &reply);
+            self.add(&mut tally, *job, reply);
         }
         tally
     }

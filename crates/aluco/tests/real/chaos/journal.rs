@@ -10,7 +10,7 @@ pub(super) struct Life {
     pub(super) started: Option<SystemTime>,
     pub(super) loaded: Option<SystemTime>,
     /// By the worker's own clock.
-    pub(super) load_ms: Option<f64>,
+    pub(super) load: Option<Duration>,
     pub(super) ended: Option<SystemTime>,
     /// The line that tells of the end.
     pub(super) cause: String,
@@ -36,7 +36,8 @@ pub(super) fn lives(log: &str) -> Vec<Life> {
         if line.contains(" a model was loaded ") {
             life.loaded = time();
             let load_ms = line.split("load_ms=").nth(1);
-            life.load_ms = load_ms.and_then(|text| text.trim().parse().ok());
+            let load_ms: Option<f64> = load_ms.and_then(|text| text.trim().parse().ok());
+            life.load = load_ms.map(|ms| Duration::from_secs_f64(ms / 1e3));
         } else if line.contains(" the worker ended ") {
             life.ended = time();
             line.clone_into(&mut life.cause);
@@ -45,15 +46,25 @@ pub(super) fn lives(log: &str) -> Vec<Life> {
     lives
 }
 
-/// Waits until the workers' lives say something.
+/// Waits until the workers' lives say something, [`PATIENCE`] at most.
 pub(super) async fn told<T>(served: &Served, what: &str, say: impl Fn(&[Life]) -> Option<T>) -> T {
+    told_within(PATIENCE, served, what, say).await
+}
+
+/// The same with a patience of the caller's choice.
+pub(super) async fn told_within<T>(
+    patience: Duration,
+    served: &Served,
+    what: &str,
+    say: impl Fn(&[Life]) -> Option<T>,
+) -> T {
     let asked = tokio::time::Instant::now();
     loop {
         if let Some(said) = say(&lives(&served.log())) {
             return said;
         }
         assert!(
-            asked.elapsed() < PATIENCE,
+            asked.elapsed() < patience,
             "no {what}\n{}",
             tail(&served.log())
         );

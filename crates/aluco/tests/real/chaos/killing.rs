@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{
     crowd::Crowd,
-    journal::{self, Life, told},
+    journal::{self, Life, told_within},
 };
 use crate::served::{PATIENCE, Served, worker};
 
@@ -92,10 +92,12 @@ impl Mortal {
         self.folder.path().join("worker")
     }
 
-    /// The next worker that starts aborts in this step.
-    fn doom(&self, step: u64) {
-        let fault = self.folder.path().join("fault");
-        fs::write(fault, format!("abort-in-decode:{step}")).unwrap();
+    /// The next worker that starts aborts in this step; the file that comes back is made at that moment.
+    fn doom(&self, step: u64, death: usize) -> PathBuf {
+        let moment = self.folder.path().join(format!("moment-{death}"));
+        let fault = format!("abort-in-decode:{step}:{}", moment.display());
+        fs::write(self.folder.path().join("fault"), fault).unwrap();
+        moment
     }
 }
 
@@ -117,14 +119,18 @@ impl Chance {
 #[derive(Debug, Clone)]
 pub(super) struct Pause {
     pub(super) way: Way,
-    /// From the signal until the process was gone; nothing for an abort, whose moment nobody else knows.
+    /// The moment of the death. A worker that is stopped is as good as dead when that is noticed.
+    pub(super) at: SystemTime,
+    /// When the supervisor knew of it.
+    pub(super) ended: SystemTime,
+    /// From the signal, or the abort, until then.
     pub(super) noticed: Duration,
     /// From there until the next worker had started.
     pub(super) restarted: Duration,
     /// From there until it had the model.
     pub(super) loaded: Duration,
-    /// The same by the worker's own clock, of the model alone.
-    pub(super) load_ms: f64,
+    /// The same as the log tells it, by the worker's own clock.
+    pub(super) load: Duration,
     /// From there until the first stream, and until the last one, had its next token.
     pub(super) restored: [Duration; 2],
     /// The next worker died before all streams had their next token.
@@ -141,8 +147,9 @@ impl Pause {
 /// Longest time that is waited before a worker that runs is killed, in milliseconds.
 const LIFE_MS_MAX: u64 = 1500;
 
-/// Ends workers one after the other, each at a moment of its own.
+/// Ends workers one after the other, each at a moment of its own; streams have to go on within the patience.
 pub(super) async fn kill_again_and_again(
+    patience: Duration,
     served: &Served,
     mortal: &Mortal,
     crowd: &Crowd,
@@ -151,26 +158,31 @@ pub(super) async fn kill_again_and_again(
     chance: &mut Chance,
 ) -> Vec<Pause> {
     let mut pauses = Vec::new();
+    let mut moment = None;
     for (index, way) in ways.iter().enumerate() {
+        let of_this = moment.take();
         if ways.get(index + 1) == Some(&Way::Abort) {
-            mortal.doom(1 + chance.below(step_max));
+            moment = Some(mortal.doom(1 + chance.below(step_max), index + 1));
         }
         eprintln!("death {index}: {way:?}");
-        let mut at = None;
+        let mut at = SystemTime::now();
         if *way != Way::Abort {
             tokio::time::sleep(Duration::from_millis(chance.below(LIFE_MS_MAX))).await;
             let pid = served.worker_pid().await;
-            at = Some(SystemTime::now());
+            at = SystemTime::now();
             way.signal(pid);
         }
-        let (dead, next) = told(served, "next worker with the model", |lives| {
+        let (dead, next) = told_within(patience, served, "next worker with the model", |lives| {
             let dead = lives.get(index)?;
             let next = lives.get(index + 1)?;
             (dead.ended.is_some() && next.loaded.is_some()).then(|| (dead.clone(), next.clone()))
         })
         .await;
         assert!(dead.cause.contains(way.cause()), "{way:?}: {}", dead.cause);
-        let next_tokens = told(served, "next token of each stream", |_| {
+        if let Some(moment) = of_this {
+            at = fs::metadata(moment).unwrap().modified().unwrap();
+        }
+        let next_tokens = told_within(patience, served, "next token of each stream", |_| {
             crowd.next_tokens(next.loaded?)
         })
         .await;
@@ -186,7 +198,7 @@ pub(super) async fn kill_again_and_again(
 
 fn pause(
     way: Way,
-    at: Option<SystemTime>,
+    signalled: SystemTime,
     dead: &Life,
     next: &Life,
     next_tokens: &[SystemTime],
@@ -197,10 +209,12 @@ fn pause(
     let restored = |at: Option<&SystemTime>| since(loaded, *at.unwrap());
     Pause {
         way,
-        noticed: since(at.unwrap_or(ended), ended),
+        at: if way == Way::Stop { ended } else { signalled },
+        ended,
+        noticed: since(signalled, ended),
         restarted: since(ended, started),
         loaded: since(started, loaded),
-        load_ms: next.load_ms.unwrap(),
+        load: next.load.unwrap(),
         restored: [
             restored(next_tokens.iter().min()),
             restored(next_tokens.iter().max()),
@@ -239,7 +253,7 @@ pub(super) fn print(pauses: &[Pause]) {
             column(&|pause| pause.noticed),
             column(&|pause| pause.restarted),
             column(&|pause| pause.loaded),
-            column(&|pause| Duration::from_secs_f64(pause.load_ms / 1e3)),
+            column(&|pause| pause.load),
             column(&|pause| pause.restored[0]),
             column(&|pause| pause.restored[1]),
             column(&Pause::total),

@@ -1,6 +1,6 @@
 //! A streamed reply: what came, when, and that nothing of it is missing or there twice.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -32,7 +32,21 @@ pub(super) struct Drawn {
 pub(super) struct Reply {
     pub(super) text: String,
     pub(super) tokens: Vec<Drawn>,
+    /// When each of them came.
+    pub(super) heard: Vec<SystemTime>,
     pub(super) finish_reason: String,
+    pub(super) prompt_tokens: u64,
+    /// The workers that it lost, in order.
+    pub(super) losses: Vec<Loss>,
+}
+
+/// A worker that died in the midst of a reply, as the reply itself tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loss {
+    /// Tokens that there were.
+    pub(super) at_token: usize,
+    /// From when the next worker was given the rest of the reply until it had a token of it; `None` if there was none.
+    pub(super) restored: Option<Duration>,
 }
 
 impl Job {
@@ -61,8 +75,9 @@ impl Job {
         let mut response = request.send().await.map_err(|error| error.to_string())?;
         let mut events = Events::default();
         while let Some(bytes) = response.chunk().await.map_err(|error| error.to_string())? {
-            if events.add(&bytes)? {
-                news(SystemTime::now());
+            let at = SystemTime::now();
+            if events.add(&bytes, at)? {
+                news(at);
             }
         }
         if !response.status().is_success() {
@@ -78,14 +93,17 @@ struct Events {
     unread: Vec<u8>,
     text: String,
     tokens: Vec<Drawn>,
+    heard: Vec<SystemTime>,
     finish_reasons: Vec<String>,
+    prompt_tokens: u64,
     completion_tokens: Option<u64>,
+    losses: Vec<Loss>,
     is_done: bool,
 }
 
 impl Events {
     /// True if there were tokens among it.
-    fn add(&mut self, bytes: &[u8]) -> Result<bool, String> {
+    fn add(&mut self, bytes: &[u8], at: SystemTime) -> Result<bool, String> {
         self.unread.extend_from_slice(bytes);
         let tokens = self.tokens.len();
         while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -97,6 +115,7 @@ impl Events {
                 None => {}
             }
         }
+        self.heard.resize(self.tokens.len(), at);
         Ok(self.tokens.len() > tokens)
     }
 
@@ -107,6 +126,12 @@ impl Events {
         }
         if let Some(tokens) = event["usage"]["completion_tokens"].as_u64() {
             self.completion_tokens = Some(tokens);
+            self.prompt_tokens = event["usage"]["prompt_tokens"].as_u64().unwrap_or_default();
+        }
+        if let Some(places) = event["aluco"]["resumed_at_tokens"].as_array() {
+            let restored = event["aluco"]["restored_ms"].as_array();
+            let restored = restored.ok_or_else(|| data.to_owned())?;
+            self.losses = places.iter().zip(restored).map(loss).collect();
         }
         let choice = &event["choices"][0];
         self.text += choice["delta"]["content"].as_str().unwrap_or_default();
@@ -137,8 +162,18 @@ impl Events {
         Ok(Reply {
             text: self.text,
             tokens: self.tokens,
+            heard: self.heard,
             finish_reason,
+            prompt_tokens: self.prompt_tokens,
+            losses: self.losses,
         })
+    }
+}
+
+fn loss((place, restored_ms): (&Value, &Value)) -> Loss {
+    Loss {
+        at_token: place.as_u64().unwrap() as usize,
+        restored: restored_ms.as_u64().map(Duration::from_millis),
     }
 }
 
