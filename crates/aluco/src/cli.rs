@@ -13,15 +13,17 @@ use std::path::PathBuf;
 
 use aluco_fleet::KeepAlive;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-pub(crate) use doctor::DoctorArgs;
 
 pub(crate) use bench_shorts::expand;
 pub(crate) use cache::{
     CacheAction, CacheArgs, CacheLsArgs, CachePinArgs, CacheRmArgs, CacheStatArgs, CacheVerifyArgs,
 };
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use machine::{MachineAction, MachineArgs, MachineBenchArgs, MachineCaptureArgs};
 pub(crate) use mem::MemArgs;
-pub(crate) use overrides::{Caching, Client, Measuring, Overrides, Running, Serving, Storing};
+pub(crate) use overrides::{
+    Caching, Client, Measuring, Overrides, Running, Selection, Serving, Storing,
+};
 pub(crate) use top::TopArgs;
 pub(crate) use tune::{
     Answer, TuneAction, TuneApplyArgs, TuneArgs, TuneChoiceArgs, TunePlanArgs, TuneStatusArgs,
@@ -39,7 +41,11 @@ use crate::config::Given;
     subcommand_required = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    after_help = "Start with:  aluco pull smollm2:135m  and then  aluco run smollm2:135m"
+    after_help = "\
+Start with:  aluco pull smollm2:135m  and then  aluco run smollm2:135m
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. Commands
+that have others tell them in their own help."
 )]
 pub(crate) struct Cli {
     /// Configuration file to read instead of the user's own
@@ -56,7 +62,12 @@ pub(crate) enum Command {
     /// Serve models over HTTP
     Serve(ServeArgs),
     /// Show the models that a running server holds
-    Ps(PsArgs),
+    #[command(after_help = "\
+DECODE is how fast a model writes answers, PREFILL how fast it reads prompts:
+tokens per second over the last seconds, of all answers together.
+
+Example:  aluco ps")]
+    Ps(PlainArgs<Client>),
     /// Watch a running server live
     Top(TopArgs),
     /// Have a running server load a model
@@ -66,7 +77,12 @@ pub(crate) enum Command {
     /// Unload a model, or stop the server
     Stop(StopArgs),
     /// Have a running server read its configuration again
-    Reload(ReloadArgs),
+    #[command(after_help = "\
+Answers that are being written go on. What takes effect only after a restart is
+told.
+
+Example:  aluco reload")]
+    Reload(PlainArgs<Client>),
     /// Show or change what a running server logs
     Log(LogArgs),
     /// Download a model
@@ -74,15 +90,15 @@ pub(crate) enum Command {
     /// Take a GGUF file into the model store
     Import(ImportArgs),
     /// List the models on this machine
-    #[command(visible_alias = "ls")]
-    List(ListArgs),
+    #[command(visible_alias = "ls", after_help = "Example:  aluco list")]
+    List(PlainArgs<Storing>),
     /// Show what a model is
     Show(ShowArgs),
     /// Delete models from this machine
     Rm(RmArgs),
     /// See to the prompts that are stored on disk
     Cache(CacheArgs),
-    /// Measure prefill and decode as llama-bench does
+    /// Measure how fast a model reads and writes, as llama-bench does
     Bench(BenchArgs),
     /// Examine this machine: what is wrong, what it costs, what to do
     Doctor(DoctorArgs),
@@ -135,9 +151,9 @@ impl Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aluco run smollm2:135m                            chat; /help shows what you can do
+  aluco run smollm2:135m                            a conversation
   aluco run smollm2:135m \"why is the sky blue?\"     one answer
-  git diff | aluco run smollm2:135m \"review this\"   the question, then what is piped in")]
+  git diff | aluco run smollm2:135m \"review this\"   about what is piped in")]
 pub(crate) struct RunArgs {
     /// Model: a name, a Hugging Face repository, or a file
     pub(crate) model: String,
@@ -147,8 +163,6 @@ pub(crate) struct RunArgs {
     /// Instructions that stand before the conversation
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
     /// Always write the line of figures, also where standard error is no terminal
     #[arg(long, overrides_with = "no_stats")]
     pub(crate) stats: bool,
@@ -158,6 +172,8 @@ pub(crate) struct RunArgs {
     /// Write the answer and its figures as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Running>,
 }
@@ -214,7 +230,7 @@ pub(crate) struct SamplingArgs {
 Examples:
   aluco serve                                        http://127.0.0.1:13313
   aluco serve --preload smollm2:135m --keep-alive forever
-  ALUCO_API_KEY=secret aluco serve --host 0.0.0.0    for the network; needs a key")]
+  ALUCO_API_KEY=secret aluco serve --host 0.0.0.0    for other machines")]
 pub(crate) struct ServeArgs {
     /// Model to load at the start, beside those of --preload
     #[arg(long = "model", value_name = "MODEL")]
@@ -226,22 +242,20 @@ pub(crate) struct ServeArgs {
     pub(crate) overrides: Overrides<Serving>,
 }
 
+/// A command with no flags but `--json` and those of the configuration.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "DECODE and PREFILL are tokens per second over the last seconds, of all sequences together.\n\nExample:  aluco ps"
-)]
-pub(crate) struct PsArgs {
+pub(crate) struct PlainArgs<S: Selection> {
     /// Write JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) overrides: Overrides<Client>,
+    pub(crate) overrides: Overrides<S>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aluco load smollm2:135m                     so that the first request need not wait
+  aluco load smollm2:135m                     so that no request has to wait
   aluco load smollm2:135m --pin               until aluco stop smollm2:135m
   aluco load smollm2:135m --keep-alive 2h     two hours after its last request
   aluco load smollm2:135m --dry-run           what would go for it")]
@@ -265,20 +279,9 @@ pub(crate) struct LoadArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Streams that run go on. What takes effect only after a restart is told.\n\nExample:  aluco reload"
-)]
-pub(crate) struct ReloadArgs {
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Client>,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "\
-Levels are off, error, warn, info, debug and trace. They hold until the server reads its configuration again.
+Levels are off, error, warn, info, debug and trace. They hold until the server
+reads its configuration again.
 
 Examples:
   aluco log                               what is logged now
@@ -352,16 +355,6 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:  aluco list")]
-pub(crate) struct ListArgs {
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Storing>,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   aluco show smollm2:135m
@@ -394,7 +387,8 @@ pub(crate) struct RmArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Flags that take a list accept several values, as in `-p 512,2048`, and ranges, as in `-d 0-8192+4096` or `-p 128-1024*2`.
+Flags that take a list accept several values, as in `-p 512,2048`, and ranges,
+as in `-d 0-8192+4096` or `-p 128-1024*2`.
 llama-bench's short flags are understood: -ub, -ctk, -ctv, -fa, -ngl, -pg.
 
 Examples:
@@ -404,22 +398,22 @@ Examples:
 pub(crate) struct BenchArgs {
     /// Model: a name, a Hugging Face repository, or a file
     pub(crate) model: String,
-    /// Prompt tokens to prefill
+    /// Tokens of a prompt to read (prefill)
     #[arg(short = 'p', long, value_name = "LIST", default_value = "512")]
     pub(crate) n_prompt: Vec<String>,
-    /// Tokens to decode
+    /// Tokens of an answer to write (decode)
     #[arg(short = 'n', long, value_name = "LIST", default_value = "128")]
     pub(crate) n_gen: Vec<String>,
-    /// A prefill and a decode in one test, as in 512,128 [llama-bench: -pg]
+    /// Both in one test, as in 512,128 [llama-bench: -pg]
     #[arg(long, value_name = "PP,TG")]
     pub(crate) prompt_gen: Vec<String>,
     /// Tokens that are in the context before the clock starts
     #[arg(short = 'd', long, value_name = "LIST", default_value = "0")]
     pub(crate) n_depth: Vec<String>,
-    /// Threads of the CPU backend; by default the worker decides
+    /// Threads that compute on the CPU; by default the worker decides
     #[arg(short = 't', long, value_name = "LIST")]
     pub(crate) threads: Vec<String>,
-    /// Most tokens in one batch
+    /// Most tokens that are handed to the model at once
     #[arg(
         short = 'b',
         long,
@@ -428,7 +422,7 @@ pub(crate) struct BenchArgs {
         default_value = "2048"
     )]
     pub(crate) batch_size: Vec<String>,
-    /// Most tokens in one step of the device [llama-bench: -ub]
+    /// Most tokens of these that the device computes in one step [llama-bench: -ub]
     #[arg(
         long,
         alias = "micro-batch",
@@ -436,7 +430,7 @@ pub(crate) struct BenchArgs {
         default_value = "512"
     )]
     pub(crate) ubatch_size: Vec<String>,
-    /// Element types of the K cache [llama-bench: -ctk]
+    /// How exactly the keys of the context are kept [llama-bench: -ctk]
     #[arg(
         long,
         alias = "kv-type-k",
@@ -445,7 +439,7 @@ pub(crate) struct BenchArgs {
         value_delimiter = ','
     )]
     pub(crate) cache_type_k: Vec<String>,
-    /// Element types of the V cache [llama-bench: -ctv]
+    /// How exactly the values of the context are kept [llama-bench: -ctv]
     #[arg(
         long,
         alias = "kv-type-v",
@@ -454,7 +448,7 @@ pub(crate) struct BenchArgs {
         value_delimiter = ','
     )]
     pub(crate) cache_type_v: Vec<String>,
-    /// Fused attention: auto, 0 or 1 [llama-bench: -fa]
+    /// Attention in one pass (flash attention): auto, 0 or 1 [llama-bench: -fa]
     #[arg(
         long,
         alias = "flash-attention",
@@ -520,9 +514,9 @@ pub(crate) enum ConfigTopic {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:  aluco completions bash > ~/.local/share/bash-completion/completions/aluco"
-)]
+#[command(after_help = "\
+Example:
+  aluco completions bash > ~/.local/share/bash-completion/completions/aluco")]
 pub(crate) struct CompletionsArgs {
     /// Which shell
     pub(crate) shell: clap_complete::Shell,
@@ -586,6 +580,33 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let help = command.clone().render_help().to_string();
             assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn examples_of_a_command_are_not_broken_by_a_terminal_of_80_columns() {
+        // Theirs are wrapped still.
+        const WRAPPED: [&str; 4] = ["mem", "doctor", "tune", "machine"];
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let after = command.get_after_help().map(ToString::to_string);
+            for line in after.iter().flat_map(|help| help.lines()) {
+                let is_short = line.chars().count() <= 80;
+                assert!(is_short || WRAPPED.contains(&name), "{name}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn completions_know_every_command() {
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "aluco", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Cli::command().get_subcommands() {
+                let name = command.get_name();
+                assert!(script.contains(name), "{shell}: {name}");
+            }
         }
     }
 }

@@ -37,6 +37,21 @@ async fn begin(world: &World, model: &str, fields: Value) -> (Response, String) 
     (response, id)
 }
 
+/// Reads a stream until so many events have come, and gives what came.
+async fn read(response: &mut Response, events: u64) -> String {
+    let mut got = String::new();
+    while arrived(&got).0 < events {
+        got.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    got
+}
+
+/// Begins a stream and leaves it when it runs; gives its id, and what has come.
+async fn leave(world: &World, model: &str) -> (String, String) {
+    let (mut response, id) = begin(world, model, json!({"seed": 1})).await;
+    (id, read(&mut response, 3).await)
+}
+
 async fn resume(world: &World, id: &str, after: u64) -> Response {
     let request = world.get(&format!("/aluco/v1/streams/{id}"));
     let request = request.header("last-event-id", after);
@@ -129,13 +144,7 @@ async fn a_running_stream_goes_on_without_its_client_and_is_resumed_live() {
         delay_ms: 5,
         ..Script::default()
     };
-    let model = world.model("m", &script);
-    let (mut response, id) = begin(&world, &model, json!({"seed": 1})).await;
-    let mut got = String::new();
-    while arrived(&got).0 < 3 {
-        got.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
-    }
-    drop(response);
+    let (id, mut got) = leave(&world, &world.model("m", &script)).await;
     // It is cut again and again while it runs.
     loop {
         let (after, whole) = arrived(&got);
@@ -170,13 +179,7 @@ async fn a_stream_goes_on_over_a_lost_connection_and_a_dead_worker() {
         accidents_max: Some(1),
         ..Script::default()
     };
-    let model = world.model("m", &script);
-    let (mut response, id) = begin(&world, &model, json!({"seed": 1})).await;
-    let mut got = String::new();
-    while arrived(&got).0 < 3 {
-        got.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
-    }
-    drop(response);
+    let (id, got) = leave(&world, &world.model("m", &script)).await;
     eventually("another worker takes over", || {
         world.journal("m").matches("load").count() == 2
     })
@@ -197,10 +200,7 @@ async fn several_read_one_stream_at_once() {
     };
     let model = world.model("m", &script);
     let (mut response, id) = begin(&world, &model, json!({})).await;
-    let mut whole = String::new();
-    while arrived(&whole).0 < 5 {
-        whole.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
-    }
+    let mut whole = read(&mut response, 5).await;
     let readers: Vec<_> = (0..5)
         .map(|after| {
             let url = format!(

@@ -16,8 +16,8 @@ Examples:
   aluco cache rm --older-than 7d        what nobody has used for a week
   aluco cache pin 3f2a                  never evict this one
 
-A conversation is named by the beginning of its key, as many digits as tell it from others.
-No server need be running, and one that is may go on."
+A conversation is named by the beginning of its key, as many digits as tell it
+from others. No server need be running, and one that is may go on."
 )]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -126,7 +126,7 @@ Examples:
   aluco cache verify
   aluco cache verify --keep && echo all is well
 
-Ends with 1 if something was damaged.")]
+Exit status 1: something was damaged.")]
 pub(crate) struct CacheVerifyArgs {
     /// Only tell what is damaged
     #[arg(long)]

@@ -8,7 +8,7 @@ use std::{
 use aluco_model::{Size, StoredModel};
 
 use crate::{
-    cli::ListArgs,
+    cli::{PlainArgs, Storing},
     config::Config,
     engine,
     failure::{Outcome, Status},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Runs the command.
-pub(crate) fn run(args: &ListArgs, config: &Config) -> Outcome {
+pub(crate) fn run(args: &PlainArgs<Storing>, config: &Config) -> Outcome {
     let models = engine::store(&config.settings).list()?;
     if args.json {
         render::print_json(&models)?;

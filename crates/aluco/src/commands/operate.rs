@@ -7,14 +7,14 @@ use super::{
     run::current_thread,
 };
 use crate::{
-    cli::{LogArgs, ReloadArgs},
+    cli::{Client, LogArgs, PlainArgs},
     config::Config,
     failure::{Outcome, Status},
     render::{self, say},
 };
 
 /// Runs `aluco reload`.
-pub(crate) fn reload(args: &ReloadArgs, config: &Config) -> Outcome {
+pub(crate) fn reload(args: &PlainArgs<Client>, config: &Config) -> Outcome {
     let client = configured(config)?;
     let runtime = current_thread()?;
     let told = |error| told(config, error);

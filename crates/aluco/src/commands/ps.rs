@@ -10,7 +10,7 @@ use super::{
     run::current_thread,
 };
 use crate::{
-    cli::PsArgs,
+    cli::{self, PlainArgs},
     client::{
         Client, ClientError, wire,
         wire::{Activity, Memory, ModelState, ModelStatus},
@@ -24,7 +24,7 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the command.
-pub(crate) fn run(args: &PsArgs, config: &Config) -> Outcome {
+pub(crate) fn run(args: &PlainArgs<cli::Client>, config: &Config) -> Outcome {
     let client = configured(config)?;
     let runtime = current_thread()?;
     let told = |error| told(config, error);

@@ -1,69 +1,19 @@
 //! Puts the layers on top of each other. Pure but for reading files: the environment is passed in.
 
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
 
 use toml::de::DeTable;
 
-use super::{Config, KEYS, Origin, Raw, Settings, keys, ollama};
+use super::{Config, Environment, KEYS, Origin, Raw, Settings, keys, ollama, spelling::nearest};
 use crate::failure::{Failure, Outcome};
 
 const SYSTEM_FILE: &str = "/etc/aluco/config.toml";
 
 /// Largest configuration file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// The environment of the process, or a made-up one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Environment(BTreeMap<String, String>);
-
-impl Environment {
-    /// The environment of this process. Variables that are not UTF-8 are left out.
-    pub(crate) fn of_process() -> Self {
-        Self(
-            std::env::vars_os()
-                .filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
-                })
-                .collect(),
-        )
-    }
-
-    /// A variable that is set and not empty.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
-    }
-
-    /// A folder by its XDG variable, else within the home folder. Relative values are ignored, as the XDG specification asks.
-    pub(crate) fn folder(&self, variable: &str, in_home: &str) -> PathBuf {
-        match self.get(variable).map(Path::new) {
-            Some(path) if path.is_absolute() => path.to_owned(),
-            _ => self.home().join(in_home),
-        }
-    }
-
-    fn home(&self) -> &Path {
-        Path::new(self.get("HOME").unwrap_or("/"))
-    }
-}
-
-#[cfg(test)]
-impl<const N: usize> From<[(&str, &str); N]> for Environment {
-    fn from(variables: [(&str, &str); N]) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        )
-    }
-}
 
 /// A value given by a flag.
 #[derive(Debug, Clone)]
@@ -305,30 +255,6 @@ fn line_of(text: &str, offset: usize) -> usize {
         .count()
 }
 
-/// The key that was probably meant: the one with the fewest edits, if they are no more than half its letters.
-fn nearest(name: &str) -> Option<&'static str> {
-    KEYS.iter()
-        .map(|key| (edits(name, key.name), key.name))
-        .min()
-        .filter(|(distance, near)| distance * 2 <= near.len())
-        .map(|(_, near)| near)
-}
-
-/// Levenshtein's distance.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, letter) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, other) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,7 +320,7 @@ mod tests {
             let mut environment = Environment::from([("HOME", "/home/owl")]);
             for (variable, value) in [("OLLAMA_HOST", alias), ("ALUCO_PORT", own)] {
                 if let Some(value) = value {
-                    environment.0.insert(variable.into(), value.into());
+                    environment.set(variable, value);
                 }
             }
             let flags: Vec<Given> = given.iter().map(|value| flag("port", value)).collect();
@@ -569,9 +495,6 @@ mod tests {
             let message = failure.to_string();
             assert!(message.contains(expected), "{text:?}: {message}");
         }
-        assert_eq!(nearest("prot"), Some("port"));
-        assert_eq!(nearest("keepalive"), Some("keep_alive"));
-        assert_eq!(nearest("xyzzy"), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the user wants: defaults < system file < user file < environment < flags, each value with its origin.
 
+mod environment;
 mod keys;
 mod layers;
 mod ollama;
 mod raw;
+mod spelling;
 mod units;
 
 use std::{
@@ -18,8 +20,9 @@ use aluco_fleet::{KeepAlive, ModelConfig};
 use aluco_proto::{Backend, LoadOptions};
 use aluco_server::{Isolation, ResumableStreams};
 
+pub(crate) use environment::Environment;
 pub(crate) use keys::{KEYS, KV_TYPES, Key, Part};
-pub(crate) use layers::{Environment, Files, Given, load};
+pub(crate) use layers::{Files, Given, load};
 pub(crate) use raw::Raw;
 pub(crate) use units::{parse_size, show_size};
 

@@ -1,126 +1,27 @@
 //! The conversation, at a pretended terminal.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    fs::{self, File},
     os::unix::fs::PermissionsExt,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
-    time::Instant,
+    process::Stdio,
 };
 
 use aluco_fake_worker::Script;
-use rustix::{
-    process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    home::{Home, endless},
+    terminal::Terminal,
 };
 
-use crate::home::{Home, PATIENCE, endless};
-
-/// A terminal with `aluco run` in it.
-struct Terminal {
-    child: Child,
-    keys: File,
-    screen: Receiver<Vec<u8>>,
-    /// What was shown since the last expectation was met.
-    shown: String,
+/// `aluco run` at a terminal.
+fn open(home: &Home, args: &[&str]) -> Terminal {
+    Terminal::of(&mut home.run(args))
 }
 
-impl Terminal {
-    fn open(home: &Home, args: &[&str]) -> Self {
-        Self::of(home.run(args))
-    }
-
-    fn of(mut command: Command) -> Self {
-        Self::begin(&mut command, None)
-    }
-
-    /// Standard output is not the terminal.
-    fn with_output(command: &mut Command, output: Stdio) -> Self {
-        Self::begin(command, Some(output))
-    }
-
-    fn begin(command: &mut Command, output: Option<Stdio>) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let side = || {
-            Stdio::from(
-                OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(name.to_str().unwrap())
-                    .unwrap(),
-            )
-        };
-        let child = command
-            .stdin(side())
-            .stdout(output.unwrap_or_else(side))
-            .stderr(side())
-            .spawn()
-            .unwrap();
-        let keys = File::from(master);
-        let mut output = keys.try_clone().unwrap();
-        let (sender, screen) = channel();
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // A terminal whose last user is gone gives an error.
-            while let Ok(length @ 1..) = output.read(&mut bytes) {
-                if sender.send(bytes[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self {
-            child,
-            keys,
-            screen,
-            shown: String::new(),
-        }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until this is on the screen, and forgets what was before its end. Gives what stood before it.
-    fn expect(&mut self, text: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            if let Some(at) = self.shown.find(text) {
-                let before = self.shown[..at].to_owned();
-                self.shown.drain(..at + text.len());
-                return before;
-            }
-            let left = PATIENCE.saturating_sub(begun.elapsed());
-            match self.screen.recv_timeout(left) {
-                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(error) => panic!(
-                    "{text:?} does not come ({error}); there is {:?}",
-                    self.shown
-                ),
-            }
-        }
-    }
-
-    /// Waits until the prompt is there. Gives what stood before it.
-    fn prompt(&mut self) -> String {
-        self.expect(">>> ")
-    }
-
-    fn status(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Terminal {
-    /// A test that fails leaves nothing running.
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Waits until the prompt is there.
+fn prompt(terminal: &mut Terminal) {
+    terminal.expect(">>> ");
 }
 
 #[test]
@@ -129,46 +30,46 @@ fn a_conversation_is_held_kept_and_gone_on_with() {
         echo: true,
         ..Script::default()
     });
-    let mut terminal = Terminal::open(&home, &[]);
+    let mut terminal = open(&home, &[]);
     terminal.expect("/help shows what you can do");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("hello owl\r");
     terminal.expect("hello owl\r\n");
     terminal.expect(" generated");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("\"\"\"\rtwo\rlines\r\"\"\"\r");
     terminal.expect("two\r\nlines\r\n");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/set seed owl\r");
     terminal.expect("cannot set seed: \"owl\" is not a whole number");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/set max_tokens 1\r");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/system Be brief.\r");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("one two\r");
     terminal.expect("cut off at the limit of tokens");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/show\r");
     let shown = terminal.expect("max_tokens     1");
     assert!(shown.contains("messages       6"), "{shown}");
     assert!(shown.contains("instructions   Be brief."), "{shown}");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/save talk.json\r");
     terminal.expect("saved to talk.json");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/clear\r");
     terminal.expect("forgotten");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/retry\r");
     terminal.expect("nothing was said yet");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/load talk.json\r");
     terminal.expect("6 messages");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/hoot\r");
     terminal.expect("there is no /hoot");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/bye\r");
     assert_eq!(terminal.status(), Some(0));
 
@@ -204,37 +105,37 @@ fn a_conversation_is_held_kept_and_gone_on_with() {
 #[test]
 fn ctrl_c_stops_an_answer_which_stays_as_far_as_it_came() {
     let home = Home::with(&endless());
-    let mut terminal = Terminal::open(&home, &["--no-stats"]);
-    terminal.prompt();
+    let mut terminal = open(&home, &["--no-stats"]);
+    prompt(&mut terminal);
     terminal.press("hello\r");
     terminal.expect("on on on ");
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     terminal.expect("(stopped)");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/show\r");
     terminal.expect("messages       2");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/retry\r");
     terminal.expect("on on on ");
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     terminal.expect("(stopped)");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/show\r");
     terminal.expect("messages       2");
-    terminal.prompt();
+    prompt(&mut terminal);
     // At the prompt, Ctrl-C takes back what is typed, and leaves only if it comes twice.
     terminal.press("/bye no\x03");
     terminal.expect("/bye or Ctrl-D leaves");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("\x03");
     terminal.expect("Ctrl-C again, ");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/show\r");
     terminal.expect("messages       2");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("\x03");
     terminal.expect("Ctrl-C again, ");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("\x03");
     assert_eq!(terminal.status(), Some(0));
 }
@@ -247,17 +148,17 @@ fn a_terminal_that_moves_no_cursor_can_be_talked_at_and_left() {
     });
     let mut command = home.run(&["--no-stats"]);
     command.env("TERM", "dumb");
-    let mut terminal = Terminal::of(command);
-    terminal.prompt();
+    let mut terminal = Terminal::of(&mut command);
+    prompt(&mut terminal);
     terminal.press("\"\"\"one\n");
     terminal.expect("... ");
     terminal.press("two\"\"\"\n");
     terminal.expect("one\r\ntwo\r\n");
-    terminal.prompt();
+    prompt(&mut terminal);
     // A terminal without an editor sends Ctrl-C as a signal.
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     terminal.expect("Ctrl-C again, ");
-    terminal.prompt();
+    prompt(&mut terminal);
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     assert_eq!(terminal.status(), Some(0));
 }
@@ -281,22 +182,22 @@ fn a_failed_answer_can_be_asked_for_again() {
         crash_after: Some(0),
         ..Script::default()
     });
-    let mut terminal = Terminal::open(&home, &[]);
-    terminal.prompt();
+    let mut terminal = open(&home, &[]);
+    prompt(&mut terminal);
     terminal.press("hello\r");
     terminal.expect("this request has ended 2 workers at the same place");
     terminal.expect("/retry asks again");
-    terminal.prompt();
+    prompt(&mut terminal);
     Script::default().write(&home.model()).unwrap();
     // The very same would be refused for a while, whatever has become of the model.
     terminal.press("/retry\r");
     terminal.expect("this very request has ended workers before");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/set seed 1\r");
-    terminal.prompt();
+    prompt(&mut terminal);
     terminal.press("/retry\r");
     terminal.expect("Hello, world!\r\n");
-    terminal.prompt();
+    prompt(&mut terminal);
     // Ctrl-D.
     terminal.press("\x04");
     assert_eq!(terminal.status(), Some(0));
@@ -308,7 +209,7 @@ fn a_model_cannot_send_commands_to_the_terminal() {
         tokens: vec!["a\x1b]0;owned\x07b\tc\r".to_owned()],
         ..Script::default()
     });
-    let mut terminal = Terminal::open(&home, &["hello"]);
+    let mut terminal = open(&home, &["hello"]);
     terminal.expect("a\u{fffd}]0;owned\u{fffd}b\tc\u{fffd}\r\n");
     assert_eq!(terminal.status(), Some(0));
 }
@@ -317,7 +218,7 @@ fn a_model_cannot_send_commands_to_the_terminal() {
 fn a_model_that_is_not_here_is_told_before_anything_is_typed() {
     let home = Home::with(&Script::default());
     fs::remove_file(home.model()).unwrap();
-    let mut terminal = Terminal::open(&home, &[]);
+    let mut terminal = open(&home, &[]);
     terminal.expect("there is no file");
     assert_eq!(terminal.status(), Some(1));
 }

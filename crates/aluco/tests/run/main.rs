@@ -12,4 +12,5 @@ mod one_shot;
 mod operating;
 mod serving;
 mod store;
+mod terminal;
 mod top;

@@ -2,26 +2,23 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Instant,
 };
 
 use aluco_fake_worker::Script;
-use rustix::{
-    process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcgetattr, tcsetwinsize},
-};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
     at_a_server::stdout,
     home::{Home, PATIENCE},
     serving::{Guard, get},
+    terminal::Terminal,
 };
 
 /// `aluco serve`, its log, and the kernel's messages that it reads.
@@ -215,101 +212,19 @@ fn without_a_terminal_one_look_is_written() {
     assert!(json["telemetry"]["uptime_ms"].is_u64(), "{json}");
 }
 
-/// A terminal of 100 x 30 with `aluco top` in it.
-struct Screen {
-    child: Child,
-    side: File,
-    keys: File,
-    shown: Receiver<Vec<u8>>,
-}
-
-impl Screen {
-    fn open(command: &mut Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let side = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
-        let winsize = Winsize {
-            ws_row: 30,
-            ws_col: 100,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&side, winsize).unwrap();
-        let end = || Stdio::from(side.try_clone().unwrap());
-        let child = command
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
-        let keys = File::from(master);
-        let mut output = keys.try_clone().unwrap();
-        let (sender, shown) = channel();
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(length @ 1..) = output.read(&mut bytes) {
-                if sender.send(bytes[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self {
-            child,
-            side,
-            keys,
-            shown,
-        }
-    }
-
-    /// Waits until the letters of this have come, whatever moves of the cursor are between them; gives all that came.
-    fn expect(&self, text: &str) -> String {
-        let begun = Instant::now();
-        let mut seen = String::new();
-        loop {
-            let plain: String = console::strip_ansi_codes(&seen)
-                .split_whitespace()
-                .collect();
-            let wanted: String = text.split_whitespace().collect();
-            if plain.contains(&wanted) {
-                return seen;
-            }
-            let left = PATIENCE.saturating_sub(begun.elapsed());
-            match self.shown.recv_timeout(left) {
-                Ok(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(error) => panic!("{text:?} does not come ({error}); there is {plain:?}"),
-            }
-        }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn is_cooked(&self) -> bool {
-        let modes = tcgetattr(&self.side).unwrap().local_modes;
-        modes.contains(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO)
-    }
-}
-
 const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
 
 #[test]
 fn at_a_terminal_keys_work_and_the_terminal_is_given_back() {
     let serving = Serving::start(&Script::default());
     stdout(&mut serving.aluco(&["run", "./model.gguf", "hello"]));
-    let mut screen = Screen::open(&mut serving.aluco(&["top"]));
-    screen.expect("model.gguf");
+    let mut screen = Terminal::of_size(&mut serving.aluco(&["top"]), 100, 30);
+    screen.expect_letters("model.gguf");
     assert!(!screen.is_cooked());
     screen.press("u");
-    screen.expect("y to do it");
+    screen.expect_letters("y to do it");
     screen.press("y");
-    screen.expect("was unloaded from here");
+    screen.expect_letters("was unloaded from here");
     screen.press("q");
     assert_eq!(screen.child.wait().unwrap().code(), Some(0));
     assert!(screen.is_cooked());
@@ -319,21 +234,13 @@ fn at_a_terminal_keys_work_and_the_terminal_is_given_back() {
 #[test]
 fn a_server_that_goes_is_waited_for_and_a_signal_gives_the_terminal_back() {
     let mut serving = Serving::start(&Script::default());
-    let mut screen = Screen::open(&mut serving.aluco(&["top"]));
-    screen.expect("no model is loaded");
+    let mut screen = Terminal::of_size(&mut serving.aluco(&["top"]), 100, 30);
+    screen.expect_letters("no model is loaded");
     serving.process.0.kill().unwrap();
     serving.process.0.wait().unwrap();
-    screen.expect("retrying");
+    screen.expect_letters("retrying");
     kill_process(Pid::from_child(&screen.child), Signal::TERM).unwrap();
-    let rest = std::iter::from_fn(|| screen.shown.recv_timeout(PATIENCE).ok());
-    let mut seen = String::new();
-    for bytes in rest {
-        seen.push_str(&String::from_utf8_lossy(&bytes));
-        if seen.contains(LEAVE_SCREEN) {
-            break;
-        }
-    }
-    assert!(seen.contains(LEAVE_SCREEN), "{seen:?}");
+    screen.expect(LEAVE_SCREEN);
     assert_eq!(screen.child.wait().unwrap().code(), Some(0));
     assert!(screen.is_cooked());
 }

@@ -66,7 +66,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_HOST",
         aliases: &["OLLAMA_HOST"],
         value_name: "ADDRESS",
-        help: "Address to listen on; anything but loopback needs an API key",
+        help: "Address to listen on; any that other machines reach needs an API key",
         part: Part::Listen,
         set: |settings, raw| {
             let host = raw.text()?;
@@ -200,7 +200,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_CONTEXT",
         aliases: &["OLLAMA_CONTEXT_LENGTH"],
         value_name: "TOKENS",
-        help: "Context of a model, shared by its sequences",
+        help: "Tokens that a model can have in view, shared by the answers it writes at once",
         set: |settings, raw| {
             settings.load.context_tokens = raw.count_or_auto(1..=U32_MAX)?;
             Ok(())
@@ -213,7 +213,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_PARALLEL",
         aliases: &["OLLAMA_NUM_PARALLEL"],
         value_name: "N",
-        help: "Sequences that one model runs at once",
+        help: "Answers (sequences) that one model writes at once",
         set: |settings, raw| {
             settings.load.sequences_max = raw.count(1..=256)? as u32;
             Ok(())
@@ -225,7 +225,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "batch",
         env: "ALUCO_BATCH",
         value_name: "TOKENS",
-        help: "Most tokens in one batch",
+        help: "Most tokens that are handed to the model at once",
         set: |settings, raw| {
             settings.load.batch_tokens = raw.count(1..=U32_MAX)? as u32;
             Ok(())
@@ -237,7 +237,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "micro_batch",
         env: "ALUCO_MICRO_BATCH",
         value_name: "TOKENS",
-        help: "Most tokens in one step of the device",
+        help: "Most tokens of these that the device computes in one step",
         set: |settings, raw| {
             settings.load.micro_batch_tokens = raw.count(1..=U32_MAX)? as u32;
             Ok(())
@@ -249,7 +249,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "threads",
         env: "ALUCO_THREADS",
         value_name: "N",
-        help: "Threads of the CPU backend",
+        help: "Threads that compute on the CPU",
         set: |settings, raw| {
             settings.load.threads = raw.count_or_auto(1..=1024)?;
             Ok(())
@@ -261,7 +261,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "gpu_layers",
         env: "ALUCO_GPU_LAYERS",
         value_name: "N",
-        help: "Layers on the GPU",
+        help: "Layers of the model that are computed on the GPU",
         set: |settings, raw| {
             settings.load.gpu_layers = raw.count_or_auto(0..=U32_MAX)?;
             Ok(())
@@ -274,7 +274,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_FLASH_ATTENTION",
         aliases: &["OLLAMA_FLASH_ATTENTION"],
         value_name: "on|off|auto",
-        help: "Fused attention",
+        help: "Attention in one pass, which takes less memory (flash attention)",
         set: |settings, raw| {
             settings.load.flash_attention = match raw.switch_or_auto()? {
                 None => FlashAttention::Auto,
@@ -297,7 +297,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_KV_TYPE_K",
         aliases: &["OLLAMA_KV_CACHE_TYPE"],
         value_name: "TYPE",
-        help: "Element type of the K cache, such as f16 or q8_0",
+        help: "How exactly the keys of the context are kept, such as f16 or the half as large q8_0",
         set: |settings, raw| {
             settings.load.kv_type_k = raw.choice(&KV_TYPES)?;
             Ok(())
@@ -310,7 +310,7 @@ pub(crate) static KEYS: &[Key] = &[
         env: "ALUCO_KV_TYPE_V",
         aliases: &["OLLAMA_KV_CACHE_TYPE"],
         value_name: "TYPE",
-        help: "Element type of the V cache, such as f16 or q8_0",
+        help: "How exactly the values of the context are kept, such as f16 or the half as large q8_0",
         set: |settings, raw| {
             settings.load.kv_type_v = raw.choice(&KV_TYPES)?;
             Ok(())
@@ -322,7 +322,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "cache_device",
         env: "ALUCO_CACHE_DEVICE",
         value_name: "TOKENS",
-        help: "KV cells that sequences may keep after their reply; auto is an eighth of the context",
+        help: "Tokens of ended conversations that stay on the device; auto is an eighth of the context",
         set: |settings, raw| {
             settings.load.cache.device_tokens = raw.count_or_auto(0..=U32_MAX)?;
             Ok(())
