@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use aluco_plan::speed::BytesPerSecond;
 use aluco_proto::{Backend, LoadOptions};
 
 use crate::{KeepAlive, KernelLog};
@@ -52,6 +53,8 @@ pub struct FleetConfig {
     pub memory_limit: Option<u64>,
     /// Bytes of memory that are left free. `None`: 4 %, at least 2 GiB, at most an eighth.
     pub memory_reserve: Option<u64>,
+    /// How fast files of models are read that are not in memory, if that was measured: what a model costs that has to be loaded again.
+    pub disk_rate: Option<BytesPerSecond>,
     /// Time between two looks at the machine's memory while models are loaded.
     pub memory_interval: Duration,
     /// First wait before a dead worker is started again; doubles up to `restart_backoff_max`.
@@ -94,6 +97,7 @@ impl FleetConfig {
             memory_root: PathBuf::from("/"),
             memory_limit: None,
             memory_reserve: None,
+            disk_rate: None,
             memory_interval: Duration::from_secs(1),
             restart_backoff: Duration::from_millis(250),
             restart_backoff_max: Duration::from_secs(30),

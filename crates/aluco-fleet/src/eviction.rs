@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use aluco_plan::speed::BytesPerSecond;
 use aluco_proto::ModelHandle;
 
 /// After this time without a request, a model is half as likely to be asked for.
@@ -12,6 +13,14 @@ const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 
 /// Bytes per millisecond that a model whose load was not measured is taken to be read with: 1 GB/s, a slow NVMe drive.
 const READ_BYTES_PER_MS: f64 = 1e6;
+
+/// Milliseconds that a load would take again: as long as the last one, and at least as long as the disk takes to read the weights. The last
+/// one may have found them in memory, or mapped them and read nothing yet.
+pub(crate) fn load_ms(last_ms: f64, weights_bytes: u64, disk_rate: Option<BytesPerSecond>) -> f64 {
+    disk_rate.map_or(last_ms, |rate| {
+        last_ms.max(weights_bytes as f64 / rate.0.max(1.0) * 1e3)
+    })
+}
 
 /// How often a model is used, as a count that halves in [`HALF_LIFE`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -225,6 +234,14 @@ mod tests {
             ..candidate(1, 20 * GB, 0.0, 1.0, 10)
         };
         assert!((guessed.cost() - 20_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_load_from_memory_does_not_make_the_next_one_cheap() {
+        let disk_rate = Some(BytesPerSecond(2e9));
+        assert!((load_ms(300.0, 20 * GB, None) - 300.0).abs() < 1e-9);
+        assert!((load_ms(300.0, 20 * GB, disk_rate) - 10_000.0).abs() < 1e-6);
+        assert!((load_ms(25_000.0, 20 * GB, disk_rate) - 25_000.0).abs() < 1e-9);
     }
 
     #[test]

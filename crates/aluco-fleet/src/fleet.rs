@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aluco_proto::{
     Backend, BenchReport, BenchSpec, ChatPrompt, Command, DeviceSpeed, Event, FailureKind,
-    GenerationSpec, ModelHandle, RequestId, Token, WorkerHello,
+    GenerationSpec, LoadOptions, ModelHandle, RequestId, Token, WorkerHello,
 };
 use tokio::time::{timeout, timeout_at};
 
@@ -14,9 +14,12 @@ use crate::{
     devices,
     error::{Fault, lost_cause, out_of_step},
     loading::{self, Lease},
+    memory::{Measurement, Space},
     recovery::{Flight, Sent},
     relief,
     shared::{Owner, Shared},
+    wanted::Wanted,
+    wishes::NO_MODEL,
     worker::Worker,
 };
 
@@ -164,7 +167,8 @@ impl Fleet {
     }
 
     /// Measures a model in a worker of its own, so that it does not disturb the running one (nor the other way round, but for the
-    /// machine that they share); `progress` hears (done, total) repetitions. If the caller goes away, the worker is killed.
+    /// machine that they share); `progress` hears (done, total) repetitions. If the caller goes away, the worker is killed. What it takes is
+    /// booked like a model, but no model goes for it: what does not fit beside those that are loaded is refused.
     pub async fn bench(
         &self,
         model: &str,
@@ -172,12 +176,16 @@ impl Fleet {
         mut progress: impl FnMut(u32, u32) + Send,
     ) -> Result<BenchReport, FleetError> {
         let shared = self.shared();
-        let _running = RunningBench::begin(shared)?;
+        let mut running = RunningBench::begin(shared)?;
         let stored = loading::look_up(shared, model).await?;
         let path = loading::first_file(&stored)?;
         let measure = async {
             let binary = shared.slot.binary(&shared.config).await?;
+            let options = options_of_bench(&spec);
+            let wanted = Wanted::of(shared, &stored, options).await?.measured();
+            running.book(&wanted)?;
             let worker = Worker::start(&binary.path, &shared.config, &shared.nursery).await?;
+            running.runs_in(worker.hello.pid);
             let report = ask_for_bench(&worker.connection, path, spec, &mut progress).await;
             worker.stop().await;
             report
@@ -291,21 +299,69 @@ impl Fleet {
     }
 }
 
-/// A measurement counts as something that runs.
-struct RunningBench(Arc<Shared>);
+/// A measurement counts as something that runs, and holds memory.
+struct RunningBench {
+    shared: Arc<Shared>,
+    booked: Option<Measurement>,
+}
 
 impl RunningBench {
     fn begin(shared: &Arc<Shared>) -> Result<Self, Fault> {
         shared.open_state()?.benches += 1;
-        Ok(Self(shared.clone()))
+        Ok(Self {
+            shared: shared.clone(),
+            booked: None,
+        })
+    }
+
+    /// Reserves what it will take, or says why that cannot be.
+    fn book(&mut self, wanted: &Wanted) -> Result<(), Fault> {
+        let mut guard = self.shared.open_state()?;
+        let state = &mut *guard;
+        match state.memory.space(NO_MODEL, wanted, &state.residency) {
+            Space::Free(_) => {}
+            Space::Busy(refusal) => return Err(Fault::NoRoom(refusal)),
+            Space::Missing { refusal, .. } | Space::Never(refusal) => {
+                return Err(Fault::DoesNotFit(refusal));
+            }
+        }
+        let booked = state.memory.book_measurement(wanted);
+        self.booked = Some(booked.map_err(Fault::DoesNotFit)?);
+        Ok(())
+    }
+
+    fn runs_in(&self, pid: u32) {
+        if let Some(booked) = self.booked {
+            self.shared.state().memory.measure_in(booked, pid);
+        }
     }
 }
 
 impl Drop for RunningBench {
     fn drop(&mut self) {
-        self.0.state().benches -= 1;
-        self.0.notify();
+        let mut state = self.shared.state();
+        state.benches -= 1;
+        if let Some(booked) = self.booked {
+            state.memory.release_measurement(booked);
+        }
+        drop(state);
+        self.shared.notify();
     }
+}
+
+/// How a measurement loads its model: one sequence, a context for the largest test, and no prompt is kept.
+fn options_of_bench(spec: &BenchSpec) -> LoadOptions {
+    let tokens = spec.tests.iter().map(|test| {
+        let parts = [test.prompt_tokens, test.generated_tokens, test.depth_tokens];
+        parts.into_iter().fold(0_u32, u32::saturating_add)
+    });
+    let mut options = LoadOptions {
+        context_tokens: tokens.max(),
+        sequences_max: 1,
+        ..spec.options.clone()
+    };
+    options.cache.ram_bytes = Some(0);
+    options
 }
 
 async fn ask_for_bench(

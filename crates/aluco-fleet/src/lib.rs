@@ -18,7 +18,7 @@
 //!
 //! Inside: `locate` picks the worker binary; `process` keeps one process, from its start to its reaping; `connection` speaks with
 //! it; `heartbeat` and `restart` judge (pure); `slot` holds the running worker and starts it on demand; `residency` decides which
-//! models stay, `eviction` which one goes (both pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `memory` keeps
+//! models stay, `eviction` which one goes, `room` what is taken before that (all pure); `loading` carries that out; `wishes` is what callers say about it; `generation` queues events for a client; `memory` keeps
 //! the ledger, `wanted` finds out what a model will take, `relief` keeps what is held within what there is; `fleet` is the outside of it all.
 
 mod blame;
@@ -40,6 +40,7 @@ mod loading;
 mod locate;
 mod memory;
 mod mishaps;
+mod placing;
 mod prefill_speed;
 mod process;
 mod progress;
@@ -49,6 +50,7 @@ mod recovery;
 mod relief;
 mod residency;
 mod restart;
+mod room;
 mod shared;
 mod slot;
 mod speed;

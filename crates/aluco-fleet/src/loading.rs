@@ -5,20 +5,15 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use aluco_model::StoredModel;
 use aluco_plan::Bytes;
 use aluco_proto::{Command, Event, Failure, FailureKind, LoadOptions, ModelHandle};
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{sleep_until, timeout_at},
-};
+use tokio::{sync::watch, task::JoinHandle, time::sleep_until};
 
 use crate::{
     FleetError,
     cause::CauseKind,
     connection::{CallError, Connection, Death},
-    error::{Fault, all_pinned, larger_than_predicted, no_place, out_of_step},
-    memory::Space,
-    relief,
-    residency::{self, Ready, Room, Stage, Step, Terms},
+    error::{Fault, larger_than_predicted, out_of_step},
+    placing, relief,
+    residency::{self, Ready, Stage, Terms},
     shared::{RequestGuard, Shared, State},
     wanted::Wanted,
 };
@@ -220,7 +215,7 @@ async fn try_load(
             turn_store_off(&mut options);
         }
         let wanted = Wanted::of(shared, model, options).await?;
-        wait_for_place(shared, handle, &wanted).await?;
+        placing::wait_for_place(shared, handle, &wanted).await?;
         let options = &wanted.options;
         let (death, is_read) = match load_once(shared, handle, &name, options).await {
             Ok(ready) => {
@@ -370,81 +365,6 @@ fn begin_again(shared: &Shared, handle: ModelHandle) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Waits for a place and for memory, and brings them about by unloading others. What it will take is reserved afterwards.
-async fn wait_for_place(
-    shared: &Arc<Shared>,
-    handle: ModelHandle,
-    wanted: &Wanted,
-) -> Result<(), Fault> {
-    let deadline = tokio::time::Instant::now() + shared.settings().place_timeout;
-    let mut changed = shared.changed().subscribe();
-    loop {
-        let mut refusal = None;
-        // Victims are chosen and taken out of service under one lock, so that no request slips in between.
-        let leaving: Vec<Leaving> = {
-            let mut guard = shared.state();
-            let state = &mut *guard;
-            let bytes_needed = match state.memory.space(handle, wanted, &state.residency) {
-                Space::Free(_) => 0,
-                Space::Missing(tight, bytes, _) => {
-                    state.price(tight);
-                    bytes.0
-                }
-                Space::Busy(table) => {
-                    refusal = Some(table);
-                    0
-                }
-                Space::Never(table) => return Err(Fault::DoesNotFit(table)),
-            };
-            // After the death of its worker it has its place already.
-            let has_place = state
-                .residency
-                .get_mut(handle)
-                .is_some_and(|it| it.stage != Stage::Queued);
-            let room = Room {
-                models_max: if has_place {
-                    usize::MAX
-                } else {
-                    shared.settings().models_max
-                },
-                bytes_needed,
-            };
-            match state.residency.next_step(handle, room, Instant::now()) {
-                Step::Gone => return Err(unloaded()),
-                // No model goes for a place that would be of no use without memory.
-                _ if refusal.is_some() => Vec::new(),
-                Step::Load => {
-                    state.memory.book(handle, wanted).map_err(Fault::NoRoom)?;
-                    if let Some(resident) = state.residency.get_mut(handle) {
-                        resident.stage = Stage::Loading { progress: 0.0 };
-                    }
-                    return Ok(());
-                }
-                Step::Full(pinned) => return Err(all_pinned(&pinned)),
-                Step::Evict(victims) => victims
-                    .into_iter()
-                    .filter_map(|victim| {
-                        take_out_of_service(state, victim, "another model needs its place")
-                    })
-                    .collect(),
-                Step::Wait => Vec::new(),
-            }
-        };
-        if leaving.is_empty() {
-            if timeout_at(deadline, changed.changed()).await.is_err() {
-                return Err(match refusal {
-                    Some(refusal) => Fault::NoRoom(refusal),
-                    None => no_place(shared.settings().models_max),
-                });
-            }
-        } else {
-            for leaving in leaving {
-                leaving.unload(shared);
-            }
-        }
-    }
-}
-
 /// Puts what was measured of a model in the place of what was predicted. If that is more and there is no room for it, even without idle models,
 /// the model goes again.
 async fn settle(
@@ -568,7 +488,7 @@ pub(crate) async fn unload_idle(shared: Arc<Shared>) {
     }
 }
 
-fn unloaded() -> Fault {
+pub(crate) fn unloaded() -> Fault {
     Fault::Failed(Failure {
         kind: FailureKind::ModelNotLoaded,
         message: "the model was unloaded while it was being loaded".to_owned(),

@@ -30,6 +30,7 @@ pub(crate) struct Memory {
     excess_since: Option<Instant>,
     began: Instant,
     bookings: BTreeMap<ModelHandle, Booking>,
+    measurements: BTreeMap<Measurement, MeasurementBooking>,
     /// GPUs of which no driver's files tell.
     told_gpus: Vec<GpuFacts>,
 }
@@ -54,12 +55,30 @@ pub(crate) struct StoreBudget {
     pub(crate) now: Bytes,
 }
 
+/// Names a measurement that holds memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Measurement(u64);
+
+/// What one measurement has reserved.
+#[derive(Debug, Clone, Copy)]
+struct MeasurementBooking {
+    reservation: Reservation,
+    /// Process id of its worker, once that runs.
+    worker: Option<u32>,
+}
+
 /// Whether there is room for a model.
 pub(crate) enum Space {
     /// There is.
     Free(Fit),
-    /// There is, once idle models have gone that hold so many bytes of this memory.
-    Missing(Tight, Bytes, Box<Refusal>),
+    /// There is, once others have given so many bytes of this memory.
+    Missing {
+        tight: Tight,
+        bytes: Bytes,
+        /// If stored prompts can give them, and no model has to go.
+        fit: Option<Fit>,
+        refusal: Box<Refusal>,
+    },
     /// There will be, when models that are in use have gone.
     Busy(Box<Refusal>),
     /// There will not be.
@@ -78,6 +97,7 @@ impl Memory {
             excess_since: None,
             began: Instant::now(),
             bookings: BTreeMap::new(),
+            measurements: BTreeMap::new(),
             told_gpus: Vec::new(),
         }
     }
@@ -176,11 +196,26 @@ impl Memory {
                 }
             }
         };
+        for (&other, booking) in &self.bookings {
+            if other != model && residency.is_ready(other) {
+                // Whether that is enough is seen by the check.
+                let _ = ledger.resize_store(booking.reservation, Bytes::ZERO);
+            }
+        }
+        let fit = wanted.check(&ledger).ok();
         release(&mut ledger, &|other| residency.may_go(other));
-        if wanted.check(&ledger).is_ok() {
-            return Space::Missing(refusal.tight, refusal.missing_bytes(), refusal);
+        if fit.is_some() || wanted.check(&ledger).is_ok() {
+            return Space::Missing {
+                tight: refusal.tight,
+                bytes: refusal.missing_bytes(),
+                fit,
+                refusal,
+            };
         }
         release(&mut ledger, &|other| !residency.is_kept(other));
+        for booking in self.measurements.values() {
+            ledger.release(booking.reservation);
+        }
         if wanted.check(&ledger).is_ok() {
             return Space::Busy(refusal);
         }
@@ -203,6 +238,42 @@ impl Memory {
             },
         );
         Ok(())
+    }
+
+    /// Reserves what a measurement will take. Nothing makes room for it.
+    pub(crate) fn book_measurement(
+        &mut self,
+        wanted: &Wanted,
+    ) -> Result<Measurement, Box<Refusal>> {
+        let reservation = wanted.admit(&mut self.ledger)?;
+        let last = self.measurements.last_key_value();
+        let measurement = Measurement(last.map_or(0, |(last, _)| last.0) + 1);
+        let booking = MeasurementBooking {
+            reservation,
+            worker: None,
+        };
+        self.measurements.insert(measurement, booking);
+        Ok(measurement)
+    }
+
+    /// The worker of a measurement runs: what it holds is no other program's.
+    pub(crate) fn measure_in(&mut self, measurement: Measurement, pid: u32) {
+        if let Some(booking) = self.measurements.get_mut(&measurement) {
+            booking.worker = Some(pid);
+        }
+    }
+
+    /// A measurement is over.
+    pub(crate) fn release_measurement(&mut self, measurement: Measurement) {
+        if let Some(booking) = self.measurements.remove(&measurement) {
+            self.ledger.release(booking.reservation);
+        }
+    }
+
+    /// Process ids of the workers that measure.
+    pub(crate) fn measuring(&self) -> Vec<u32> {
+        let bookings = self.measurements.values();
+        bookings.filter_map(|booking| booking.worker).collect()
     }
 
     /// Replaces what was predicted of a model by what was measured.

@@ -46,12 +46,11 @@ impl Shared {
             let settings = shared.settings();
             let root = &settings.memory_root;
             let facts = Facts::read(root);
-            let worker = shared.slot.running();
-            let host = worker.and_then(|worker| anonymous_bytes(root, worker.hello.pid));
-            let mut state = shared.state();
-            state
-                .memory
-                .look(facts, host.unwrap_or_default(), &settings);
+            let worker = shared.slot.running().map(|worker| worker.hello.pid);
+            let measuring = shared.state().memory.measuring();
+            let workers = worker.into_iter().chain(measuring);
+            let host = workers.filter_map(|pid| anonymous_bytes(root, pid)).sum();
+            shared.state().memory.look(facts, host, &settings);
         });
         if let Err(error) = looking.await
             && error.is_panic()
@@ -155,7 +154,7 @@ async fn shrink(shared: &Arc<Shared>, pressure: Pressure, mut demand: Demand) ->
     let amounts: Vec<(Bytes, Bytes)> = stores.iter().map(|it| (it.now, held(it))).collect();
     let mut freed = Bytes::ZERO;
     for (store, bytes) in stores.iter().zip(shrunk(&amounts, demand)) {
-        if bytes < store.now && set_budget(shared, store.model, bytes).await {
+        if bytes < store.now && set_budget(shared, store.model, bytes).await.is_some() {
             freed += held(store).less(bytes);
             tracing::info!(
                 model = %store.model,
@@ -202,7 +201,8 @@ async fn restore(shared: &Arc<Shared>) {
             .state()
             .memory
             .resize_store(store.model, store.wanted);
-        if !set_budget(shared, store.model, store.wanted).await {
+        let answered = set_budget(shared, store.model, store.wanted).await;
+        if answered.is_none() {
             shared.state().memory.resize_store(store.model, store.now);
         }
     }
@@ -217,7 +217,7 @@ fn ready_stores(shared: &Shared) -> Vec<StoreBudget> {
 }
 
 /// Bytes that the prompts of each model take, as far as the worker says.
-async fn held(shared: &Shared) -> HashMap<ModelHandle, Bytes> {
+pub(crate) async fn held(shared: &Shared) -> HashMap<ModelHandle, Bytes> {
     let Some(worker) = shared.slot.running() else {
         return HashMap::new();
     };
@@ -228,31 +228,25 @@ async fn held(shared: &Shared) -> HashMap<ModelHandle, Bytes> {
         .collect()
 }
 
-/// Has a worker keep the prompts of a model within so many bytes; false if it could not be told.
-async fn set_budget(shared: &Shared, model: ModelHandle, bytes: Bytes) -> bool {
+/// Has a worker keep the prompts of a model within so many bytes; gives what it answers. `None` if it could not be told.
+pub(crate) async fn set_budget(shared: &Shared, model: ModelHandle, bytes: Bytes) -> Option<Bytes> {
     let connection = {
         let mut state = shared.state();
         let resident = state.residency.get_mut(model);
         resident.and_then(|resident| resident.connection.clone())
-    };
-    let Some(connection) = connection else {
-        return false;
-    };
+    }?;
     let called = connection.call(|request| Command::SetCacheBudget {
         request,
         model,
         ram_bytes: bytes.0,
     });
-    let Ok(mut replies) = called else {
-        return false;
-    };
-    match replies.next().await {
+    match called.ok()?.next().await {
         Ok(Event::CacheBudget { ram_bytes_max, .. }) => {
             let answered = Bytes(ram_bytes_max);
             shared.state().memory.store_resized(model, bytes, answered);
-            true
+            Some(answered)
         }
-        _ => false,
+        _ => None,
     }
 }
 

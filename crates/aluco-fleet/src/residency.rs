@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use aluco_plan::speed::BytesPerSecond;
 use aluco_proto::{LoadedModel, ModelHandle};
 use tokio::sync::watch;
 
@@ -14,7 +15,8 @@ use crate::{
     KeepAlive,
     connection::Connection,
     error::Fault,
-    eviction::{Candidate, Habit, Need, victims},
+    eviction::{Candidate, Habit, Need, load_ms, victims},
+    room::{Sacrifice, Stored, sacrifice},
 };
 
 /// Names that are remembered for one model. There are endless ways to write a path.
@@ -30,6 +32,8 @@ pub(crate) struct Residency {
     next_handle: u32,
     /// What is remembered of models by their canonical names, whether they are loaded or not: it outlives unloads and workers.
     remembered: HashMap<String, Remembered>,
+    /// How fast files are read, if that was measured.
+    disk_rate: Option<BytesPerSecond>,
 }
 
 /// What the configuration says about one model.
@@ -50,11 +54,13 @@ struct Remembered {
 
 /// How much may be loaded at once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct Room<'a> {
     /// Models; at least one is let in.
     pub(crate) models_max: usize,
     /// Bytes that the others have to leave for the model that wants in.
     pub(crate) bytes_needed: u64,
+    /// Memory for the prompts of the others, which can become less.
+    pub(crate) stores: &'a [Stored],
 }
 
 /// One of them.
@@ -108,8 +114,8 @@ pub(crate) struct Ready {
 pub(crate) enum Step {
     /// Load: a place is free.
     Load,
-    /// Unload these models, then ask again.
-    Evict(Vec<ModelHandle>),
+    /// Have the others give this, then ask again.
+    MakeRoom(Sacrifice),
     /// Give up: all places are taken by these models, which are pinned.
     Full(Vec<String>),
     /// Ask again when something has changed.
@@ -119,6 +125,14 @@ pub(crate) enum Step {
 }
 
 impl Residency {
+    /// No models, on a disk that is read so fast.
+    pub(crate) fn on_disk(disk_rate: Option<BytesPerSecond>) -> Self {
+        Self {
+            disk_rate,
+            ..Self::default()
+        }
+    }
+
     /// The model of that name that is loaded or on its way in.
     pub(crate) fn find(&self, name: &str) -> Option<ModelHandle> {
         self.residents
@@ -213,6 +227,12 @@ impl Residency {
     pub(crate) fn is_ready(&self, handle: ModelHandle) -> bool {
         let resident = self.residents.get(&handle);
         resident.is_some_and(|resident| resident.stage == Stage::Ready)
+    }
+
+    /// It takes requests, and has none.
+    pub(crate) fn is_idle(&self, handle: ModelHandle) -> bool {
+        let resident = self.residents.get(&handle);
+        resident.is_some_and(|resident| resident.stage == Stage::Ready && resident.requests == 0)
     }
 
     /// It can be unloaded for another model now, or is on its way out.
@@ -329,7 +349,7 @@ impl Residency {
     }
 
     /// What a queued model should do.
-    pub(crate) fn next_step(&self, wanted: ModelHandle, room: Room, now: Instant) -> Step {
+    pub(crate) fn next_step(&self, wanted: ModelHandle, room: Room<'_>, now: Instant) -> Step {
         let Some(queued) = self.residents.get(&wanted) else {
             return Step::Gone;
         };
@@ -346,8 +366,8 @@ impl Residency {
         if self.placed().any(has_left) {
             return Step::Wait;
         }
-        match victims(&self.candidates(now), need) {
-            Some(leaving) => Step::Evict(leaving),
+        match sacrifice(&self.candidates(now), room.stores, need) {
+            Some(given) => Step::MakeRoom(given),
             None if self.placed().all(|resident| self.is_pinned(resident)) => {
                 Step::Full(self.placed().map(|it| it.name.clone()).collect())
             }
@@ -356,9 +376,9 @@ impl Residency {
     }
 
     /// The names of the models that would go now for one more. `None`: too few may go.
-    pub(crate) fn would_go(&self, room: Room, now: Instant) -> Option<Vec<String>> {
-        let leaving = victims(&self.candidates(now), self.need(room))?;
-        let names = leaving.iter().filter_map(|handle| {
+    pub(crate) fn would_go(&self, room: Room<'_>, now: Instant) -> Option<Vec<String>> {
+        let given = sacrifice(&self.candidates(now), room.stores, self.need(room))?;
+        let names = given.evict.iter().filter_map(|handle| {
             let resident = self.residents.get(handle)?;
             Some(resident.name.clone())
         });
@@ -373,7 +393,7 @@ impl Residency {
     }
 
     /// What one more model needs of the others.
-    fn need(&self, room: Room) -> Need {
+    fn need(&self, room: Room<'_>) -> Need {
         Need {
             places: (self.placed().count() + 1).saturating_sub(room.models_max.max(1)),
             bytes: room.bytes_needed,
@@ -394,7 +414,9 @@ impl Residency {
                         .room_bytes
                         .or_else(|| loaded.as_deref().map(bytes))
                         .unwrap_or_default(),
-                    load_ms: loaded.map(|loaded| loaded.load_ms),
+                    load_ms: loaded.map(|loaded| {
+                        load_ms(loaded.load_ms, loaded.weights_bytes, self.disk_rate)
+                    }),
                     uses: remembered.map_or(0.0, |it| it.habit.uses(now)),
                     idle: now.saturating_duration_since(resident.idle_since),
                     must_stay: resident.requests > 0 || self.is_pinned(resident),

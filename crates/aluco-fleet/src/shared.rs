@@ -64,7 +64,7 @@ impl Shared {
             court: Arc::default(),
             relief: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
-                residency: Residency::default(),
+                residency: Residency::on_disk(config.disk_rate),
                 memory: Memory::new(&config),
                 speedometer: Speedometer::default(),
                 without_store: HashSet::new(),

@@ -80,6 +80,14 @@ impl Wanted {
         })
     }
 
+    /// For a measurement of the model: the tables tell it from the model itself.
+    pub(crate) fn measured(self) -> Self {
+        Self {
+            name: format!("{}, being measured", self.name),
+            ..self
+        }
+    }
+
     /// Whether it fits.
     pub(crate) fn check(&self, ledger: &Ledger) -> Result<Fit, Box<Refusal>> {
         match &self.forecast {

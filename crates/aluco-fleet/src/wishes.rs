@@ -1,6 +1,6 @@
 //! What callers may say about how long a model stays, and what they are told of its load.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use aluco_plan::{Fit, Refusal};
 use aluco_proto::{GenerationSpec, LoadedModel, ModelHandle};
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Models are numbered from 1.
-const NO_MODEL: ModelHandle = ModelHandle(0);
+pub(crate) const NO_MODEL: ModelHandle = ModelHandle(0);
 
 /// What a request says beside what is generated; nothing of it goes to a worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct LoadPlan {
     pub unloads: Vec<String>,
     /// It would have to wait: too many models have requests in flight, or are pinned.
     pub waits: bool,
-    /// What it would take, if there is room for that now.
+    /// What it would take, if there is room for that now, be it at the cost of prompts that others have stored in memory.
     pub fit: Option<Fit>,
     /// Why there is no room now, and what could be done. If `unloads` names models, there is once those have gone.
     pub refusal: Option<Box<Refusal>>,
@@ -129,13 +129,20 @@ impl Fleet {
         let wanted = Wanted::of(shared, &stored, options).await?;
         let mut guard = shared.open_state()?;
         let state = &mut *guard;
-        let mut bytes_needed = 0;
+        let (mut bytes_needed, mut promises) = (0, Vec::new());
         match state.memory.space(NO_MODEL, &wanted, &state.residency) {
             Space::Free(fit) => plan.fit = Some(fit),
-            Space::Missing(tight, bytes, refusal) => {
+            Space::Missing {
+                tight,
+                bytes,
+                fit,
+                refusal,
+            } => {
                 state.price(tight);
                 bytes_needed = bytes.0;
-                plan.refusal = Some(refusal);
+                promises = state.stores(NO_MODEL, tight, &HashMap::new());
+                plan.refusal = fit.is_none().then_some(refusal);
+                plan.fit = fit;
             }
             Space::Busy(refusal) => {
                 plan.waits = true;
@@ -150,6 +157,7 @@ impl Fleet {
             let room = Room {
                 models_max: shared.settings().models_max,
                 bytes_needed,
+                stores: &promises,
             };
             let unloads = state.residency.would_go(room, Instant::now());
             plan.waits = unloads.is_none();

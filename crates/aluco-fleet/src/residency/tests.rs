@@ -40,9 +40,17 @@ impl Table {
         let room = Room {
             models_max,
             bytes_needed: 0,
+            stores: &[],
         };
         self.residency.next_step(wanted, room, self.now())
     }
+}
+
+fn evict(evict: Vec<ModelHandle>) -> Step {
+    Step::MakeRoom(Sacrifice {
+        evict,
+        ..Sacrifice::default()
+    })
 }
 
 #[test]
@@ -60,7 +68,7 @@ fn the_longest_idle_model_without_requests_goes() {
     let idle = table.add("idle", Stage::Ready, 0, 50);
     table.add("fresh", Stage::Ready, 0, 5);
     let wanted = table.add("wanted", Stage::Queued, 1, 0);
-    assert_eq!(table.step(wanted, 3), Step::Evict(vec![idle]));
+    assert_eq!(table.step(wanted, 3), evict(vec![idle]));
 }
 
 #[test]
@@ -180,13 +188,13 @@ fn pinned_models_neither_expire_nor_make_place() {
     let other = table.add("other", Stage::Ready, 0, 100);
     table.residency.wish(pinned, None, Some(true));
     let wanted = table.add("wanted", Stage::Queued, 1, 0);
-    assert_eq!(table.step(wanted, 2), Step::Evict(vec![other]));
+    assert_eq!(table.step(wanted, 2), evict(vec![other]));
     assert_eq!(table.residency.expired(table.now()).0, []);
     table.residency.wish(other, None, Some(true));
     let names = ["pinned", "other"].map(str::to_owned).to_vec();
     assert_eq!(table.step(wanted, 2), Step::Full(names));
     table.residency.forget_wishes(pinned);
-    assert_eq!(table.step(wanted, 2), Step::Evict(vec![pinned]));
+    assert_eq!(table.step(wanted, 2), evict(vec![pinned]));
     assert_eq!(table.residency.expired(table.now()).0, [pinned]);
 }
 

@@ -6,7 +6,7 @@ use aluco_fake_worker::Script;
 use aluco_fleet::{
     Fleet, FleetConfig, FleetError, FleetStatus, LoadWishes,
     plan::{Bytes, Consumer, Origin},
-    proto::{CacheActivity, FailureKind},
+    proto::{BenchSpec, BenchTest, CacheActivity, FailureKind, LoadOptions},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -327,6 +327,195 @@ async fn a_budget_that_shrinks_costs_promises_first_and_comes_back() {
         world.journal("one").last().unwrap(),
         &format!("cache {}", 100 * MIB)
     );
+}
+
+/// Bytes that the stored prompts of a model may take by the ledger.
+fn promised(status: &FleetStatus, name: &str) -> u64 {
+    let mut holders = status.ledger.holders.iter();
+    let holder =
+        holders.find(|holder| holder.model.as_deref().map(file_name).as_deref() == Some(name));
+    let entries = &holder.expect("it is in the ledger").entries;
+    let stores = entries
+        .iter()
+        .filter(|it| it.item.consumer == Consumer::PrefixStore);
+    stores.map(|it| it.item.bytes.0).sum()
+}
+
+#[tokio::test]
+async fn stored_prompts_make_room_before_any_model_goes_and_get_it_back() {
+    let mut world = World::new();
+    machine(&mut world, 1000, 600);
+    world.config.load_options.cache.ram_bytes = Some(100 * MIB);
+    let resident = world.model("resident", &weighs(100));
+    let wanted = world.model("wanted", &weighs(150));
+    let fleet = world.fleet();
+    within(fleet.load(&resident)).await.unwrap();
+    let plan = within(fleet.plan_load(&wanted)).await.unwrap();
+    assert!(
+        plan.fit.is_some() && plan.unloads.is_empty() && !plan.waits,
+        "{plan:?}"
+    );
+    within(fleet.load(&wanted)).await.unwrap();
+    // 46 MiB and a little are missing of 500.
+    let status = fleet.status().await;
+    assert_eq!(promised(&status, "resident.gguf"), 53 * MIB);
+    assert_eq!(promised(&status, "wanted.gguf"), 100 * MIB);
+    assert_eq!(status.ledger.excess_bytes, Bytes::ZERO);
+    assert_eq!(status.models.len(), 2);
+    assert_eq!(
+        world.journal("resident"),
+        ["load".to_owned(), format!("cache {}", 53 * MIB)]
+    );
+    assert!(within(fleet.unload(&wanted)).await.unwrap());
+    until_status(&fleet, "it is given back", |status| {
+        promised(status, "resident.gguf") == 100 * MIB
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_running_model_gives_stored_prompts_and_an_idle_one_goes_where_that_is_too_little() {
+    let mut world = World::new();
+    machine(&mut world, 1000, 800);
+    world.config.load_options.cache.ram_bytes = Some(50 * MIB);
+    let busy = world.model(
+        "busy",
+        &Script {
+            weights_bytes: 100 * MIB,
+            ..endless()
+        },
+    );
+    let idle = world.model("idle", &weighs(100));
+    let small = world.model("small", &weighs(190));
+    let large = world.model("large", &weighs(250));
+    let fleet = world.fleet();
+    let mut stream = within(fleet.generate(&busy, spec("x"))).await.unwrap();
+    first_delta(&mut stream).await;
+    within(fleet.load(&idle)).await.unwrap();
+    // 396 of 700 MiB are held. The idle one gives what it has, and the running one does not matter.
+    within(fleet.load(&small)).await.unwrap();
+    let status = fleet.status().await;
+    assert_eq!(status.models.len(), 3);
+    assert_eq!(
+        promised(&status, "idle.gguf") + promised(&status, "busy.gguf"),
+        100 * MIB
+    );
+    within(fleet.unload(&small)).await.unwrap();
+    // 44 MiB and a little are missing, which the idle one has.
+    within(fleet.load(&large)).await.unwrap();
+    let status = fleet.status().await;
+    assert_eq!(promised(&status, "idle.gguf"), 5 * MIB);
+    assert_eq!(promised(&status, "busy.gguf"), 50 * MIB);
+    assert_eq!(world.count("idle", "unload"), 0);
+    within(fleet.unload(&large)).await.unwrap();
+
+    let huge = world.model("huge", &weighs(440));
+    within(fleet.load(&huge)).await.unwrap();
+    let status = fleet.status().await;
+    assert_eq!(status.models.len(), 2);
+    assert_eq!(world.count("idle", "unload"), 1);
+    assert_eq!(
+        promised(&status, "busy.gguf"),
+        13 * MIB,
+        "{:?}",
+        status.ledger
+    );
+    first_delta(&mut stream).await;
+}
+
+/// Three repetitions of one test.
+fn measurement() -> BenchSpec {
+    BenchSpec {
+        options: LoadOptions::default(),
+        tests: vec![BenchTest {
+            prompt_tokens: 512,
+            generated_tokens: 0,
+            depth_tokens: 0,
+        }],
+        repetitions: 3,
+        warm_up: true,
+    }
+}
+
+#[tokio::test]
+async fn a_measurement_holds_memory_while_it_runs() {
+    let mut world = World::new();
+    machine(&mut world, 1000, 600);
+    world.config.place_timeout = Duration::from_millis(200);
+    let script = Script {
+        delay_ms: 3_600_000,
+        ..weighs(300)
+    };
+    let measured = world.model("measured", &script);
+    let other = world.model("other", &weighs(200));
+    let fleet = world.fleet();
+    let bench = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.bench(&measured, measurement(), |_, _| {}).await }
+    });
+    eventually("the measurement begins", || {
+        world.count("measured", "bench") == 1
+    })
+    .await;
+    let held = holders(&fleet.status().await);
+    let [(name, bytes)] = &held[..] else {
+        panic!("{held:?}");
+    };
+    assert!(name.ends_with("measured.gguf, being measured"), "{name}");
+    assert_eq!(*bytes, 300 * MIB + BESIDE_WEIGHTS);
+    // There will be room again.
+    let error = within(fleet.load(&other)).await.unwrap_err();
+    assert!(matches!(error, FleetError::NoRoom(_)), "{error:?}");
+    assert!(error.to_string().contains("being measured"), "{error}");
+    bench.abort();
+    until_status(&fleet, "nothing is held", |status| {
+        status.ledger.held_bytes.is_zero()
+    })
+    .await;
+    within(fleet.load(&other)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_measurement_that_does_not_fit_is_refused_before_anything_is_read() {
+    let mut world = World::new();
+    machine(&mut world, 1000, 600);
+    let resident = world.model("resident", &weighs(200));
+    let measured = world.model("measured", &weighs(300));
+    let fleet = world.fleet();
+    within(fleet.load(&resident)).await.unwrap();
+    let error = within(fleet.bench(&measured, measurement(), |_, _| {}))
+        .await
+        .unwrap_err();
+    let FleetError::DoesNotFit(refusal) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(refusal.needed_bytes, Bytes(300 * MIB + BESIDE_WEIGHTS));
+    let table = error.to_string();
+    assert!(table.contains("resident.gguf"), "{table}");
+    assert_eq!(world.journal("measured"), Vec::<String>::new());
+    assert_eq!(holders(&fleet.status().await).len(), 1);
+}
+
+#[tokio::test]
+async fn a_measurement_leaves_nothing_in_the_ledger_however_it_ends() {
+    let mut world = World::new();
+    machine(&mut world, 1000, 600);
+    let fails = Script {
+        load_error: Some("unknown architecture".to_owned()),
+        ..weighs(100)
+    };
+    let dies = Script {
+        crash_on_load: true,
+        ..weighs(100)
+    };
+    let fleet = world.fleet();
+    for (script, is_well) in [(weighs(100), true), (fails, false), (dies, false)] {
+        let model = world.model("m", &script);
+        let report = within(fleet.bench(&model, measurement(), |_, _| {})).await;
+        assert_eq!(report.is_ok(), is_well, "{report:?}");
+        assert_eq!(fleet.status().await.ledger.held_bytes, Bytes::ZERO);
+    }
+    assert_eq!(world.count("m", "bench"), 3);
 }
 
 #[tokio::test]
