@@ -295,19 +295,21 @@ fn too_slow(bytes: usize) -> Failure {
     }
 }
 
+/// One token of a choice, for tests.
+#[cfg(test)]
+pub(crate) fn delta(choice: u32, text: &str) -> GenerationEvent {
+    GenerationEvent::Delta {
+        choice,
+        text: text.to_owned(),
+        tokens: vec![7],
+        logprobs: Vec::new(),
+        speculated: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn delta(choice: u32, text: &str) -> GenerationEvent {
-        GenerationEvent::Delta {
-            choice,
-            text: text.to_owned(),
-            tokens: vec![7],
-            logprobs: Vec::new(),
-            speculated: None,
-        }
-    }
 
     fn done() -> GenerationEvent {
         GenerationEvent::Done {

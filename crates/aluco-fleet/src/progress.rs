@@ -196,6 +196,7 @@ mod tests {
     use aluco_proto::{CacheReport, FinishReason, Usage};
 
     use super::*;
+    use crate::generation::delta;
 
     fn started(cached: u32) -> GenerationEvent {
         GenerationEvent::Started {
@@ -213,16 +214,6 @@ mod tests {
         GenerationEvent::Prefill {
             processed_tokens,
             prompt_tokens: 10,
-        }
-    }
-
-    fn delta(choice: u32, text: &str) -> GenerationEvent {
-        GenerationEvent::Delta {
-            choice,
-            text: text.to_owned(),
-            tokens: vec![7],
-            logprobs: Vec::new(),
-            speculated: None,
         }
     }
 

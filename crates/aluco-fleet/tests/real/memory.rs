@@ -1,11 +1,10 @@
-//! The ledger beside a real model: what is foreseen, what is measured, what is given back. `make test` builds and fetches what it takes and runs
-//! these; by themselves they need `ALUCO_TEST_WORKER` and `ALUCO_TEST_MODEL`, two paths.
+//! The ledger beside a real model: what is foreseen, what is measured, what is given back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -17,39 +16,18 @@ use aluco_fleet::{
         Token,
     },
 };
-use aluco_model::{Store, StoreConfig};
 use tempfile::TempDir;
 
-/// A machine that runs other things beside takes its time.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{PATIENCE, model, named, store};
 
 const MIB: u64 = 1 << 20;
 
-fn named(variable: &str) -> PathBuf {
-    let Some(path) = std::env::var_os(variable).map(PathBuf::from) else {
-        panic!("{variable} is not set; run this by: make test");
-    };
-    assert!(path.is_file(), "{variable}: no file {}", path.display());
-    path
-}
-
-fn model() -> String {
-    named("ALUCO_TEST_MODEL")
-        .to_str()
-        .expect("the path is UTF-8")
-        .to_owned()
-}
-
 fn config(folder: &TempDir, options: LoadOptions) -> FleetConfig {
-    let store = Store::new(StoreConfig {
-        hub_cache: folder.path().join("hub"),
-        models: folder.path().join("models"),
-    });
     FleetConfig {
         worker_binary: Some(named("ALUCO_TEST_WORKER")),
         load_options: options,
         memory_interval: Duration::from_millis(100),
-        ..FleetConfig::new(store)
+        ..FleetConfig::new(store(folder))
     }
 }
 
@@ -63,21 +41,12 @@ fn with_context(tokens: u32, store_bytes: u64) -> LoadOptions {
 }
 
 fn spec(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
-    GenerationSpec {
-        prompt,
-        sampling: Sampling {
-            temperature: 0.0,
-            seed: Some(1),
-            ..Sampling::default()
-        },
-        choices: 1,
-        tokens_max: Some(tokens_max),
-        truncate: None,
-        stop: Vec::new(),
-        logprobs: None,
-        client: String::new(),
-        namespace: String::new(),
-    }
+    let sampling = Sampling {
+        temperature: 0.0,
+        seed: Some(1),
+        ..Sampling::default()
+    };
+    crate::spec(prompt, sampling, tokens_max)
 }
 
 async fn text(fleet: &Fleet, model: &str, spec: GenerationSpec) -> String {
@@ -182,10 +151,46 @@ async fn what_does_not_fit_never_reaches_a_worker() {
     fleet.shutdown(Duration::ZERO).await;
 }
 
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+struct Footprint {
+    resident_bytes: u64,
+    files: usize,
+}
+
+impl Footprint {
+    fn of(pid: u32) -> Self {
+        Self {
+            resident_bytes: resident_bytes(pid),
+            files: open_files(pid),
+        }
+    }
+
+    /// The medians of both: from one moment to the next they depend on what the allocator has given back.
+    fn usual(all: &[Self]) -> Self {
+        let mut bytes: Vec<u64> = all.iter().map(|it| it.resident_bytes).collect();
+        let mut files: Vec<usize> = all.iter().map(|it| it.files).collect();
+        bytes.sort_unstable();
+        files.sort_unstable();
+        Self {
+            resident_bytes: bytes[bytes.len() / 2],
+            files: files[files.len() / 2],
+        }
+    }
+}
+
+/// How often the models take turns: `ALUCO_TEST_CYCLES`, else as often as shows whether something stays behind each time.
+fn cycles() -> usize {
+    let cycles = std::env::var("ALUCO_TEST_CYCLES").ok();
+    let cycles = cycles.map_or(16, |cycles| cycles.parse().expect("a number of cycles"));
+    assert!(cycles >= 16, "fewer show nothing");
+    cycles
+}
+
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
-async fn two_models_take_turns_in_the_memory_of_one() {
-    const CYCLES: usize = 12;
+async fn two_models_take_turns_in_the_memory_of_one_and_leave_nothing_behind() {
+    let cycles = cycles();
     let folder = tempfile::tempdir().unwrap();
     let models = ["one.gguf", "other.gguf"].map(|name| {
         let path = folder.path().join(name);
@@ -198,8 +203,9 @@ async fn two_models_take_turns_in_the_memory_of_one() {
     });
     let question = || spec(Prompt::Text("The tawny owl is a bird that".to_owned()), 16);
     let mut expected = None;
-    let mut after = Vec::new();
-    for cycle in 0..CYCLES {
+    let (mut workers, mut supervisors) = (Vec::new(), Vec::new());
+    let mut pids = BTreeSet::new();
+    for cycle in 0..cycles {
         for model in &models {
             let reply = text(&fleet, model, question()).await;
             assert_eq!(
@@ -213,12 +219,26 @@ async fn two_models_take_turns_in_the_memory_of_one() {
             assert_eq!(status.workers[0].restarts, 0);
         }
         let pid = fleet.status().await.workers[0].hello.pid;
-        after.push((resident_bytes(pid), open_files(pid)));
+        pids.insert(pid);
+        workers.push(Footprint::of(pid));
+        supervisors.push(Footprint::of(std::process::id()));
     }
-    println!("bytes and files after each cycle: {after:?}");
-    let (early, late) = (after[2], after[CYCLES - 1]);
-    assert!(late.0 < early.0 + 24 * MIB, "{after:?}");
-    assert!(late.1 <= early.1 + 1, "{after:?}");
+    assert_eq!(pids.len(), 1, "the worker has lived through all of it");
+    for (who, after, growth_max) in [
+        ("worker", workers, 24 * MIB),
+        ("supervisor", supervisors, 8 * MIB),
+    ] {
+        let (early, late) = (
+            Footprint::usual(&after[2..8]),
+            Footprint::usual(&after[cycles - 6..]),
+        );
+        println!("{cycles} cycles: the {who} held {early:?} early and {late:?} late");
+        assert!(
+            late.resident_bytes < early.resident_bytes + growth_max,
+            "{who}: {after:?}"
+        );
+        assert!(late.files <= early.files + 1, "{who}: {after:?}");
+    }
     fleet.shutdown(Duration::ZERO).await;
 }
 
