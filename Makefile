@@ -12,7 +12,7 @@ DESTDIR ?=
 WORKERS ?= cpu $(shell grep -qs 'avx512vbmi.*avx512_bf16\|avx512_bf16.*avx512vbmi' /proc/cpuinfo && echo cpu-v4)
 # Which models `bench-compare` measures; the small test model unless given.
 MODELS ?=
-# How many workers `chaos` kills.
+# How many workers `chaos` kills of each model.
 KILLS ?= 50
 # A llama-server for `bench-serving` to measure beside Aluco, and more options for it.
 LLAMA_SERVER ?=

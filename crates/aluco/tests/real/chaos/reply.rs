@@ -35,7 +35,7 @@ pub(super) struct Reply {
     /// When each of them came.
     pub(super) heard: Vec<SystemTime>,
     pub(super) finish_reason: String,
-    pub(super) prompt_tokens: u64,
+    pub(super) prompt_tokens: u32,
     /// The workers that it lost, in order.
     pub(super) losses: Vec<Loss>,
 }
@@ -95,7 +95,7 @@ struct Events {
     tokens: Vec<Drawn>,
     heard: Vec<SystemTime>,
     finish_reasons: Vec<String>,
-    prompt_tokens: u64,
+    prompt_tokens: u32,
     completion_tokens: Option<u64>,
     losses: Vec<Loss>,
     is_done: bool,
@@ -126,7 +126,8 @@ impl Events {
         }
         if let Some(tokens) = event["usage"]["completion_tokens"].as_u64() {
             self.completion_tokens = Some(tokens);
-            self.prompt_tokens = event["usage"]["prompt_tokens"].as_u64().unwrap_or_default();
+            self.prompt_tokens =
+                event["usage"]["prompt_tokens"].as_u64().unwrap_or_default() as u32;
         }
         if let Some(places) = event["aluco"]["resumed_at_tokens"].as_array() {
             let restored = event["aluco"]["restored_ms"].as_array();

@@ -17,8 +17,10 @@ const EXCESS_MAX: Duration = Duration::from_secs(1);
 /// on a machine that does other things beside, and what slows them slows steps as well.
 const EXCESS_STEPS_MAX: u32 = 2;
 
-/// To restore costs no more than it took to say it in the first place, in steps of which some hundreds are a fair measure of each other.
+/// To restore costs no more than it took to say it in the first place: a step per token of the longest stream, as all go on side by side, with
+/// room for a machine that is twice as busy then, and for steps that begin late, which count where there is little to restore.
 const RESTORE_FACTOR_MAX: u32 = 2;
+const RESTORE_STEPS_BESIDE: u32 = 64;
 
 /// A request that is at one place (or this few tokens from it) in two deaths that may be the fault of a request is tried: it goes on before all
 /// others, until it has come further than that.
@@ -39,7 +41,7 @@ struct Wait {
     /// Of that, from when the worker was given the stream.
     restored: Duration,
     /// Tokens that had to be there for the next one.
-    context_tokens: u64,
+    context_tokens: u32,
     /// The others may have had to wait until it had been tried.
     is_suspect: bool,
 }
@@ -91,7 +93,8 @@ impl Waits {
             let excess_max = EXCESS_MAX + EXCESS_STEPS_MAX * self.step + trials.sum::<Duration>();
             assert!(wait.excess() <= excess_max, "{wait}, not {excess_max:?}");
             let longest = self.of_death(wait.death).map(|it| it.context_tokens).max();
-            let restored_max = self.step * longest.unwrap_or_default() as u32 * RESTORE_FACTOR_MAX;
+            let steps_max = longest.unwrap_or_default() * RESTORE_FACTOR_MAX + RESTORE_STEPS_BESIDE;
+            let restored_max = self.step * steps_max;
             assert!(
                 wait.restored <= restored_max,
                 "{wait}, not {restored_max:?}"
@@ -128,7 +131,7 @@ fn waits_of(pauses: &[Pause], job: usize, reply: &Reply) -> Vec<Wait> {
             waited: since(pause.at, *heard),
             load: pause.load,
             restored,
-            context_tokens: reply.prompt_tokens + *at_token as u64,
+            context_tokens: reply.prompt_tokens + *at_token as u32,
             is_suspect: is_suspect && was_near,
         });
     }
