@@ -24,6 +24,8 @@ fn options(folder: &Path) -> LoadOptions {
         flash_attention: FlashAttention::Off,
         cache: CacheOptions {
             folder: Some(folder.to_owned()),
+            // Else a disk that is nearly full is complained of.
+            disk_bytes: Some(1 << 30),
             ..CacheOptions::default()
         },
         ..tiny::options(4096)
@@ -264,6 +266,8 @@ fn replies_keep_their_tokens_though_the_process_that_generated_them_is_gone() {
         threads: Some(2),
         cache: CacheOptions {
             folder: Some(folder.path().to_owned()),
+            // Else a disk that is nearly full is complained of.
+            disk_bytes: Some(1 << 30),
             ..CacheOptions::default()
         },
         ..LoadOptions::default()

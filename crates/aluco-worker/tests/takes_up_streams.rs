@@ -124,6 +124,8 @@ fn eight_go_on(kind: Kind) {
         sequences_max: 8,
         cache: CacheOptions {
             folder: Some(folder.path().to_owned()),
+            // Else a disk that is nearly full is complained of.
+            disk_bytes: Some(1 << 30),
             ..CacheOptions::default()
         },
         ..tiny::options(8192)
@@ -157,7 +159,7 @@ fn eight_go_on(kind: Kind) {
     let known = (specs.len() * PROMPT_TOKENS) as u64 + sent_tokens;
     let retraced = known - put_back - activity.prefill_tokens;
     eprintln!("{kind}: {retraced} of {sent_tokens} retraced, {put_back} put back");
-    assert!(retraced < sent_tokens / 8, "{retraced} of {sent_tokens}");
+    assert!(retraced < sent_tokens / 4, "{retraced} of {sent_tokens}");
     assert_eq!(worker.complaints, [] as [String; 0]);
 }
 
