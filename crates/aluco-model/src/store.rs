@@ -271,9 +271,13 @@ fn canonical(path: &Path) -> Result<PathBuf, ModelError> {
 fn check_is_file(path: &Path) -> Result<(), ModelError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(()),
-        Ok(_) => Err(ModelError::NotGguf {
+        Ok(metadata) => Err(ModelError::NotGguf {
             path: path.to_owned(),
-            reason: "it is not a file".into(),
+            reason: if metadata.is_dir() {
+                "it is a folder; name a .gguf file in it".into()
+            } else {
+                "it is not a file".into()
+            },
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ModelError::NoSuchFile {
             path: path.to_owned(),

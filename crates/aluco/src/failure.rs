@@ -2,6 +2,10 @@
 
 use std::{fmt::Display, io, process::ExitCode};
 
+/// What to do where nothing can compute.
+pub(crate) const NO_WORKER_ADVICE: &str =
+    "`aluco version` tells which worker is found; --worker or ALUCO_WORKER names another";
+
 /// Exit statuses, the same for every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -73,6 +77,14 @@ impl Failure {
         self
     }
 
+    /// All of it in one line, for where nobody reads more than that.
+    pub(crate) fn in_one_line(&self) -> String {
+        match &self.advice {
+            Some(advice) => format!("{}. {}", self.message, advice.replace('\n', " ")),
+            None => self.message.clone(),
+        }
+    }
+
     /// Writes it to standard error. Control characters are taken out: a message may quote what a server or a file said.
     pub(crate) fn report(&self) {
         if self.status == Status::OutputClosed {
@@ -121,7 +133,11 @@ impl From<aluco_model::ModelError> for Failure {
 
 impl From<aluco_fleet::FleetError> for Failure {
     fn from(error: aluco_fleet::FleetError) -> Self {
-        Self::new(chain(&error))
+        let failure = Self::new(chain(&error));
+        match error {
+            aluco_fleet::FleetError::NoWorker { .. } => failure.advise(NO_WORKER_ADVICE),
+            _ => failure,
+        }
     }
 }
 

@@ -66,9 +66,12 @@ impl Serving {
 
 impl Operator for Serving {
     fn reload(&self, accept: &Acceptance<'_>) -> Result<Reload, String> {
-        let config = self.sources.load().map_err(|failure| failure.to_string())?;
+        let config = self
+            .sources
+            .load()
+            .map_err(|failure| failure.in_one_line())?;
         let new = config.settings;
-        let server = engine::server(&new).map_err(|failure| failure.to_string())?;
+        let server = engine::server(&new).map_err(|failure| failure.in_one_line())?;
         accept(&server)?;
         self.levels.set(&new.log_level)?;
         self.runtime

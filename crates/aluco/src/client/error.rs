@@ -1,6 +1,6 @@
 //! What can go wrong between this program and a server.
 
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, NO_WORKER_ADVICE, chain};
 
 /// Why a server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -92,10 +92,18 @@ impl From<ClientError> for Failure {
             ClientError::Key { .. } => {
                 Self::new(message).advise("set ALUCO_API_KEY to a key that the server knows")
             }
+            ClientError::Refused { code, .. } => match code.as_deref() {
+                // What was asked for cannot be, whoever is asked.
+                Some("invalid_value") => Self::usage(message),
+                Some("model_unusable") => Self::new(message).advise(
+                    "`aluco show` with the same name tells whether the file is whole; if not, fetch or copy it again",
+                ),
+                Some("no_worker") => Self::new(message).advise(NO_WORKER_ADVICE),
+                _ => Self::new(message),
+            },
             ClientError::NotAluco { .. }
             | ClientError::InvalidUrl { .. }
             | ClientError::InvalidKey
-            | ClientError::Refused { .. }
             | ClientError::Broken { .. } => Self::new(message),
         }
     }

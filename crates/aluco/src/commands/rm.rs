@@ -87,6 +87,10 @@ fn find(store: &Store, name: &str) -> Outcome<Target> {
                     name: name.to_owned(),
                     size_bytes,
                 }),
+                None if matches!(error, ModelError::NotFound { .. }) => Err(Failure::new(format!(
+                    "model {name} is not on this machine, so there is nothing to delete"
+                ))
+                .advise("`aluco list` shows what is here")),
                 None => Err(error.into()),
             };
         }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, lookup_host};
 use super::run::absolute;
 use crate::{
     cli::ServeArgs,
-    config::Config,
+    config::{Config, Origin},
     engine,
     failure::{Failure, Outcome, Status},
     log::{self, Levels},
@@ -196,9 +196,16 @@ async fn listen(config: &Config) -> Outcome<TcpListener> {
     TcpListener::bind(&*addresses).await.map_err(|error| {
         let failure = Failure::new(format!("cannot listen at {name}: {error}"));
         if error.kind() == std::io::ErrorKind::AddrInUse {
-            failure.advise(
-                "aluco ps     shows whether another Aluco runs there\naluco stop   stops it\nor choose another port with --port",
-            )
+            // Other commands do not know of this one's flags.
+            let is_flag = |key| matches!(config.origin(key), Origin::Flag(_));
+            let url = if is_flag("host") || is_flag("port") {
+                format!(" --url http://{address}")
+            } else {
+                String::new()
+            };
+            failure.advise(format!(
+                "aluco ps{url}     shows whether another Aluco runs there\naluco stop{url}   stops it\nor choose another port with --port"
+            ))
         } else {
             failure
         }

@@ -23,6 +23,9 @@ const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// What a server calls it that there is no such model.
+const NOT_FOUND: &str = "model_not_found";
+
 /// Runs the command.
 pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
     let client = configured(config)?;
@@ -31,9 +34,15 @@ pub(crate) fn run(args: &StopArgs, config: &Config) -> Outcome {
     // Another server must not be asked for anything.
     runtime.block_on(client.check()).map_err(told)?;
     if let Some(model) = &args.model {
-        let unloaded = runtime
-            .block_on(client.unload(&absolute(model)?))
-            .map_err(told)?;
+        let unloaded = match runtime.block_on(client.unload(&absolute(model)?)) {
+            Err(ClientError::Refused { code, .. }) if code.as_deref() == Some(NOT_FOUND) => {
+                return Err(Failure::new(format!(
+                    "model {model} is not on the server's machine, so it is not loaded"
+                ))
+                .advise("`aluco ps` shows what is"));
+            }
+            unloaded => unloaded.map_err(told)?,
+        };
         if args.json {
             render::print_json(&json!({ "model": model, "unloaded": unloaded }))?;
         } else if unloaded {

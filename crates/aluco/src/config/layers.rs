@@ -143,10 +143,20 @@ impl Stack {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !has_to_exist => return Ok(()),
             Err(error) => {
-                return Err(Failure::new(format!(
-                    "cannot read the configuration {}: {error}",
+                let reason = match error.kind() {
+                    io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                    io::ErrorKind::InvalidData => "it is not text (UTF-8)".to_owned(),
+                    _ => error.to_string(),
+                };
+                let failure = Failure::new(format!(
+                    "cannot read the configuration {}: {reason}",
                     path.display()
-                )));
+                ));
+                return Err(if has_to_exist {
+                    failure.advise("It is named by --config or ALUCO_CONFIG.")
+                } else {
+                    failure
+                });
             }
         };
         let at = |offset: usize| format!("{}:{}", path.display(), line_of(&text, offset));

@@ -310,7 +310,7 @@ fn is_auto(text: &str) -> bool {
 }
 
 fn bounded(bounds: &RangeInclusive<u64>) -> String {
-    if *bounds.end() >= u64::from(u32::MAX) {
+    if *bounds.end() > u64::from(u32::MAX) {
         return format!("a whole number from {}", bounds.start());
     }
     format!("a whole number from {} to {}", bounds.start(), bounds.end())

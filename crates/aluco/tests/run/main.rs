@@ -8,6 +8,7 @@ mod interruption;
 mod loading;
 mod machine;
 mod mem;
+mod mistakes;
 mod one_shot;
 mod operating;
 mod serving;

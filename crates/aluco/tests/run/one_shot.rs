@@ -239,7 +239,7 @@ fn a_model_that_does_not_load_is_told_with_its_reason() {
 fn a_value_below_its_range_is_judged_by_the_server_and_not_taken_for_a_flag() {
     let home = Home::with(&Script::default());
     let output = ended(&mut home.run(&["hello", "--top-p", "-1"]), b"");
-    assert_eq!(output.status, Some(1));
+    assert_eq!(output.status, Some(2));
     assert!(output.err.contains("top_p"), "{}", output.err);
     let flags = "hello --seed -1 --presence-penalty -0.5 --repeat-penalty 1.1";
     let flags: Vec<&str> = flags.split(' ').collect();
@@ -251,7 +251,7 @@ fn a_value_below_its_range_is_judged_by_the_server_and_not_taken_for_a_flag() {
 fn a_value_out_of_range_is_refused_by_name() {
     let home = Home::with(&Script::default());
     let output = ended(&mut home.run(&["hello", "--top-p", "7"]), b"");
-    assert_eq!(output.status, Some(1));
+    assert_eq!(output.status, Some(2));
     assert!(output.err.contains("top_p"), "{}", output.err);
 }
 

@@ -22,16 +22,16 @@ use crate::{
 };
 
 /// `aluco serve`, its log, and the kernel's messages that it reads.
-struct Serving {
-    home: Home,
+pub(crate) struct Serving {
+    pub(crate) home: Home,
     process: Guard,
     log: Receiver<String>,
     kernel: File,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Serving {
-    fn start(script: &Script) -> Self {
+    pub(crate) fn start(script: &Script) -> Self {
         let home = Home::with(script);
         let path = home.path().join("kmsg");
         let kernel = pipe(&path);
