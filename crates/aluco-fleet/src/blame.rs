@@ -161,6 +161,11 @@ impl Record {
         self.is_on_trial = true;
     }
 
+    /// The trial has not begun after all: the worker was gone before.
+    pub(crate) fn adjourn(&mut self) {
+        self.is_on_trial = false;
+    }
+
     /// True if the trial is over because the request has left the place; then nothing is held against it any more.
     pub(crate) fn is_acquitted(&mut self, place: &Place) -> bool {
         let has_left = self.is_on_trial && place.is_past(&self.place);

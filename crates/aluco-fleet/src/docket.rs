@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// Suspects that are tried one after the other in one worker, at most; the others follow together.
 pub(crate) const TRIALS_MAX: usize = 3;
 
-/// How long all others wait for one trial. A prompt that takes longer to compute is tried in company.
-const ALONE_MAX: Duration = Duration::from_secs(20);
+/// How long anybody waits for one trial. A prompt that takes longer to compute is tried in company.
+const TRIAL_MAX: Duration = Duration::from_secs(20);
 
 /// Names a suspect until its trial is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +45,16 @@ pub(crate) enum Call {
     GoOnTrial,
     /// Wait for a change, or until then.
     Wait(Option<Instant>),
+}
+
+impl<S> Trial<S> {
+    /// What those do who wait for it.
+    fn call_others(&self, now: Instant) -> Call {
+        match self.since.map(|since| since + TRIAL_MAX) {
+            Some(until) if until <= now => Call::Go,
+            until => Call::Wait(until),
+        }
+    }
 }
 
 impl<S> Default for Docket<S> {
@@ -95,18 +105,19 @@ impl<S: Ord> Docket<S> {
     pub(crate) fn call(&self, ticket: Ticket, now: Instant) -> Call {
         match &self.on_trial {
             Some(trial) if trial.suspect.1 == ticket => Call::GoOnTrial,
-            _ if self.waiting.iter().any(|(_, other)| *other == ticket) => Call::Wait(None),
+            Some(trial) if self.waits(ticket) => trial.call_others(now),
             _ => self.call_others(now),
         }
+    }
+
+    fn waits(&self, ticket: Ticket) -> bool {
+        self.waiting.iter().any(|(_, other)| *other == ticket)
     }
 
     /// Whether somebody may go on who is no suspect.
     pub(crate) fn call_others(&self, now: Instant) -> Call {
         match &self.on_trial {
-            Some(trial) if trial.is_alone => match trial.since.map(|since| since + ALONE_MAX) {
-                Some(until) if until <= now => Call::Go,
-                until => Call::Wait(until),
-            },
+            Some(trial) if trial.is_alone => trial.call_others(now),
             _ => Call::Go,
         }
     }
@@ -197,9 +208,11 @@ mod tests {
         let tickets = docket.convene([1, 2]);
         let now = Instant::now();
         docket.begin(tickets[1], now);
-        let until = now + ALONE_MAX;
+        let until = now + TRIAL_MAX;
         assert_eq!(docket.call_others(now), Call::Wait(Some(until)));
         assert_eq!(docket.call_others(until), Call::Go);
-        assert_eq!(docket.call(tickets[0], until), WAIT, "it is a suspect");
+        let waiting = tickets[0];
+        assert_eq!(docket.call(waiting, now), Call::Wait(Some(until)));
+        assert_eq!(docket.call(waiting, until), Call::Go);
     }
 }

@@ -315,7 +315,11 @@ impl Flight {
             match self.send(lease)? {
                 Sent::Closed => {
                     attempts += 1;
-                    turn = self.state().trial.take().or(turn);
+                    if is_trial {
+                        let mut state = self.state();
+                        state.record.adjourn();
+                        turn = state.trial.take();
+                    }
                 }
                 Sent::Taken => {
                     self.shared.nursery.tally.resumed();
@@ -363,6 +367,7 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
         let is_wanted = !flight.queue.is_closed();
         if !is_wanted {
             flight.queue.release();
+            flight.state().trial = None;
         }
         is_wanted
     });
@@ -380,7 +385,7 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
     let is_external = death.kind.is_external();
     let suspects = if running > 0 { running } else { flights.len() };
     let mut names: Vec<Arc<str>> = Vec::new();
-    let mut is_personal = false;
+    let (mut has_culprit, mut has_suspects) = (false, false);
     let mut others = Vec::new();
     let mut accused: Vec<(Suspicion, Arc<Flight>)> = Vec::new();
     for flight in flights {
@@ -395,7 +400,7 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
             names.push(name.clone());
         }
         if let Judgement::Convicted { deaths } = judgement {
-            is_personal = true;
+            has_culprit = true;
             flight.convict(&name, deaths, death);
             continue;
         }
@@ -403,7 +408,7 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
         flight.queue.release();
         match judgement {
             Judgement::Trial(suspicion) => {
-                is_personal |= is_suspect;
+                has_suspects |= is_suspect;
                 accused.push((suspicion, flight));
             }
             _ => others.push(flight),
@@ -422,11 +427,12 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
     {
         tokio::spawn(flight.recover(death.cause.clone(), turn));
     }
-    if is_external {
+    // A culprit has been counted already, and the others only shared its fate.
+    if is_external || has_culprit {
         return;
     }
     for name in names {
-        if is_personal {
+        if has_suspects {
             shared.suspect_requests(&name, death);
         } else {
             shared.fall_back_after_death(&name, death);
