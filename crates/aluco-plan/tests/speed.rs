@@ -48,6 +48,7 @@ struct Experts {
     dense_layers: u32,
 }
 
+#[derive(Clone, Copy)]
 struct Types {
     input: TensorType,
     output: TensorType,
@@ -268,7 +269,7 @@ impl Model {
 
     fn layer(&self, mut writer: Writer, layer: u32) -> Writer {
         let types = &self.types;
-        let better = if layer % 2 == 0 {
+        let better = if layer.is_multiple_of(2) {
             types.better
         } else {
             types.most

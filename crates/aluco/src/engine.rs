@@ -7,6 +7,7 @@ use aluco_model::{HubConfig, Store, StoreConfig};
 use aluco_server::{PromptRules, ResumeConfig, ServerConfig};
 
 use crate::{
+    commands::prediction::disk_rate,
     config::Settings,
     failure::{Failure, Outcome},
     watching::KernelWatch,
@@ -32,6 +33,7 @@ pub(crate) fn fleet(settings: &Settings) -> FleetConfig {
         queue_max: settings.queue_max,
         keep_alive: settings.keep_alive,
         models: settings.model_configs(),
+        disk_rate: disk_rate(settings),
         ..FleetConfig::new(store(settings))
     }
 }

@@ -49,11 +49,11 @@ pub(crate) fn run(args: &LoadArgs, config: &Config) -> Outcome {
             }
             render::print_json(&plan)?;
         } else {
-            let mut text = text(&read) + "\n";
+            let mut output = io::stdout().lock();
+            writeln!(output, "{}", printable(&text(&read)))?;
             if let Some(speed) = &speed {
-                text += &format!("\n{speed}");
+                write!(output, "\n{}", printable(&speed.to_string()))?;
             }
-            write!(io::stdout().lock(), "{}", printable(&text))?;
         }
         return Ok(if read.is_refused {
             Status::Failed

@@ -123,14 +123,15 @@ pub(crate) fn run(args: &MemArgs, config: &Config) -> Outcome {
     if args.json {
         render::print_json(&told)?;
     } else {
-        let mut text = match &told.answer {
+        let text = match &told.answer {
             Answer::Fits(fit) => fit.to_string(),
             Answer::DoesNotFit(refusal) => refusal.to_string(),
         };
+        let mut output = io::stdout().lock();
+        write!(output, "{}", render::printable(&text))?;
         if let Some(speed) = &told.speed {
-            text += &format!("\n{speed}");
+            write!(output, "\n{}", render::printable(&speed.to_string()))?;
         }
-        write!(io::stdout().lock(), "{}", render::printable(&text))?;
     }
     Ok(match told.answer {
         Answer::Fits(_) => Status::Done,

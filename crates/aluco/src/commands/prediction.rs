@@ -121,7 +121,9 @@ pub(super) fn predict(
     }
     let mut changes = report.versions.changes(&now);
     if subject.backend == Backend::Cpu {
-        changes.retain(|change| change.what != "GPU");
+        changes.retain(|change| change.what != GPU);
+    } else if changes.iter().all(|change| change.what != GPU) {
+        changes.extend(gpu_change(report, subject));
     }
     let at = std::time::UNIX_EPOCH + Duration::from_secs(report.at.min(LAST_SECOND));
     Prediction {
@@ -141,6 +143,22 @@ pub(super) fn predict(
             no_load: disk.err(),
         }),
     }
+}
+
+/// What a change of the GPU is called.
+const GPU: &str = "GPU";
+
+/// Whether the device that was measured is another one now, as the worker names them.
+fn gpu_change(report: &MachineReport, subject: &Subject<'_>) -> Option<Change> {
+    let then = report.device(subject.backend.name())?;
+    let mut devices = subject.worker?.devices.iter();
+    let now = devices.find(|device| device.device == then.device)?;
+    let has_changed = now.description != then.description && !now.description.is_empty();
+    has_changed.then(|| Change {
+        what: GPU.to_owned(),
+        then: then.description.clone(),
+        now: now.description.clone(),
+    })
 }
 
 /// The last second of the year 9999: a damaged report may claim any.

@@ -59,6 +59,26 @@ impl Home {
     }
 }
 
+/// Keeps a report of `aluco machine bench` in this home: of 20 November 2026, by another kernel.
+pub(crate) fn measured_before(home: &Home) {
+    let report = serde_json::json!({
+        "at": 1_795_132_800,
+        "versions": { "aluco": "0.1.0", "kernel": "0.0.1", "cpu": "unknown" },
+        "bandwidth": {
+            "threads": 16, "array_bytes": 1, "read": 108.6e9, "copy": 100.4e9, "triad": 101.5e9,
+        },
+        "arithmetic": {
+            "threads": 16, "instructions": "AVX-512", "one_thread": 163e9, "all_threads": 2300e9,
+        },
+        "disk": { "Ok": {
+            "file": home.model(), "bytes": 1, "direct": null, "buffered": 5.1e9, "cached": 21e9,
+        } },
+    });
+    let folder = home.path().join(".local/share/aluco/measurements");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("machine.jsonl"), format!("{report}\n")).unwrap();
+}
+
 /// A script that never comes to an end by itself.
 pub(crate) fn endless() -> Script {
     Script {

@@ -7,12 +7,13 @@ use std::{
 };
 
 use aluco_fake_worker::Script;
+use aluco_tiny_models::Kind;
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
 
 use crate::{
     at_a_server::{Server, stdout},
-    home::{Home, PATIENCE},
+    home::{Home, PATIENCE, measured_before},
     serving::Guard,
 };
 
@@ -95,6 +96,117 @@ fn a_load_that_fails_says_why_and_a_keep_alive_that_is_none_is_refused() {
     assert!(said.contains("expected a duration"), "{said}");
 }
 
+/// A server process with these variables, and where it listens.
+fn serving(home: &Home, variables: &[(&str, &str)]) -> (Guard, String) {
+    let mut server = Guard(
+        home.aluco(&["serve", "--port", "0", "--worker"])
+            .arg(aluco_fake_worker::binary())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut log = BufReader::new(server.0.stderr.take().unwrap());
+    let mut first = String::new();
+    log.read_line(&mut first).unwrap();
+    let mut words = first.split_whitespace();
+    let url = words
+        .find(|word| word.starts_with("http://"))
+        .unwrap_or_else(|| panic!("the server did not start: {first}"))
+        .to_owned();
+    // What follows must not fill the pipe.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    (server, url)
+}
+
+/// A home with the header of a real model, and a server process that may hold so much.
+fn with_header(memory_limit: &str) -> (Home, Guard, String) {
+    let home = Home::with(&Script::default());
+    aluco_tiny_models::write(Kind::Moe, &home.model()).unwrap();
+    let (server, url) = serving(&home, &[("ALUCO_MEMORY_LIMIT", memory_limit)]);
+    (home, server, url)
+}
+
+/// What `aluco load … --dry-run` says on standard output and error when it ends with this status.
+fn dry_run(home: &Home, url: &str, args: &[&str], status: i32) -> (String, String) {
+    let mut command = home.aluco(&["load", "--dry-run"]);
+    command.args(args).env("ALUCO_URL", url);
+    let assert = command.assert().code(status);
+    let output = assert.get_output();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_dry_run_tells_what_fits_and_how_fast_it_would_be_and_loads_nothing() {
+    let (home, _server, url) = with_header("1GiB");
+    let (text, _) = dry_run(&home, &url, &["model.gguf"], 0);
+    assert!(text.contains("model.gguf would be loaded ("), "{text}");
+    assert!(text.contains("fits: it needs"), "{text}");
+    assert!(
+        text.ends_with("\nspeed   not measured yet: run `aluco machine bench`\n"),
+        "{text}"
+    );
+    measured_before(&home);
+    let (text, _) = dry_run(&home, &url, &["model.gguf"], 0);
+    for part in [
+        "\ndecode  about ",
+        " tok/s (at 8k: ",
+        "\nprefill about ",
+        "\nload    about ",
+        "`aluco machine bench` of 2026-11-20 (16 threads).",
+        "Measured with kernel 0.0.1, now ",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let (json, _) = dry_run(&home, &url, &["model.gguf", "--json"], 0);
+    let plan: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["is_refused"], false);
+    assert!(plan["fit"]["free_bytes"].as_u64() > Some(0), "{json}");
+    let speed = &plan["speed"];
+    assert_eq!(speed["backend"], "cpu");
+    assert_eq!(speed["full_tokens"], 8192);
+    let band = &speed["decode"]["band"];
+    assert!(band["low"].as_f64() > Some(0.0) && band["low"].as_f64() <= band["high"].as_f64());
+    let measured = &speed["origin"]["measured"];
+    assert_eq!(measured["at"], "2026-11-20T00:00:00Z");
+    assert_eq!(measured["changes"][0]["what"], "kernel");
+    let loaded = stdout(home.aluco(&["ps"]).env("ALUCO_URL", &url));
+    assert_eq!(loaded, "", "nothing is loaded");
+}
+
+#[test]
+fn a_dry_run_of_what_does_not_fit_fails_with_the_table_and_predicts_no_speed() {
+    let (home, _server, url) = with_header("32MiB");
+    measured_before(&home);
+    let (text, _) = dry_run(&home, &url, &["model.gguf"], 1);
+    assert!(text.contains("does not fit"), "{text}");
+    assert!(
+        text.contains("of 32.0 MiB (limit for all models, memory_limit"),
+        "{text}"
+    );
+    assert!(!text.contains("tok/s"), "{text}");
+    let (json, _) = dry_run(&home, &url, &["model.gguf", "--json"], 1);
+    let plan: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["is_refused"], true);
+    let refusal = &plan["refusal"];
+    assert!(refusal["needed_bytes"].as_u64() > refusal["free_bytes"].as_u64());
+    assert_eq!(plan.get("speed"), None);
+}
+
+#[test]
+fn a_dry_run_of_an_unknown_model_fails_with_its_name_and_writes_nothing() {
+    let (home, _server, url) = with_header("1GiB");
+    for form in [&["./none.gguf"][..], &["./none.gguf", "--json"]] {
+        let (text, said) = dry_run(&home, &url, form, 1);
+        assert_eq!(text, "");
+        assert!(said.contains("none.gguf"), "{said}");
+    }
+    let (_, said) = dry_run(&home, "http://127.0.0.1:1", &["model.gguf"], 1);
+    assert!(said.contains("no server at"), "{said}");
+}
+
 #[test]
 fn models_of_the_configuration_are_loaded_at_the_start_and_stay_as_it_says() {
     let home = Home::with(&slow());
@@ -111,25 +223,10 @@ fn models_of_the_configuration_are_loaded_at_the_start_and_stay_as_it_says() {
             .env("ALUCO_CONFIG", &config),
     );
     assert!(shown.contains("90m"), "{shown}");
-    let mut server = Guard(
-        home.aluco(&["serve", "--port", "0", "--worker"])
-            .arg(aluco_fake_worker::binary())
-            .env("ALUCO_CONFIG", &config)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let mut log = BufReader::new(server.0.stderr.take().unwrap());
-    let mut first = String::new();
-    log.read_line(&mut first).unwrap();
-    let url = first
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap_or_else(|| panic!("the server did not start: {first}"));
+    let (_server, url) = serving(&home, &[("ALUCO_CONFIG", config.to_str().unwrap())]);
     let begun = Instant::now();
     let models = loop {
-        let status = stdout(home.aluco(&["ps", "--json"]).env("ALUCO_URL", url));
+        let status = stdout(home.aluco(&["ps", "--json"]).env("ALUCO_URL", &url));
         let status: Value = serde_json::from_str(&status).unwrap();
         let models = status["models"].as_array().unwrap().clone();
         if models.len() == 2 && models.iter().all(|model| model["state"] == "ready") {

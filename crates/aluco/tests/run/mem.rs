@@ -13,7 +13,7 @@ use aluco_tiny_models::Kind;
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::{Value, json};
 
-use crate::home::Home;
+use crate::home::{Home, measured_before};
 
 /// A home with a real header in `model.gguf`, and a machine of which a cgroup lets it have so many MiB.
 fn home(mib: u64) -> Home {
@@ -58,6 +58,37 @@ fn a_model_that_fits_is_told_with_what_it_takes() {
     let answer: Value = serde_json::from_str(&json).unwrap();
     // A sixteenth of what there is goes to stored prompts.
     assert_eq!(answer["fits"]["plan"]["items"][0]["bytes"], 256 << 20);
+}
+
+#[test]
+fn a_model_that_fits_is_told_with_its_speed_where_that_was_measured() {
+    let home = home(4096);
+    measured_before(&home);
+    let mem = |args: &[&str]| {
+        let mut command = home.aluco(&["mem", "./model.gguf"]);
+        // Where nobody listens.
+        let output = command.args(args).env("ALUCO_PORT", "1").assert().code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let text = mem(&["--cache-ram", "0"]);
+    let speed: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("decode"))
+        .collect();
+    assert!(speed[0].contains(" tok/s (at 8k: "), "{text}");
+    assert!(speed[3].ends_with("of 2026-11-20 (16 threads)."), "{text}");
+    assert!(
+        speed[4].starts_with("Measured with kernel 0.0.1, now "),
+        "{text}"
+    );
+    let answer: Value = serde_json::from_str(&mem(&["--cache-ram", "0", "--json"])).unwrap();
+    assert_eq!(answer["fits"]["plan"]["context_tokens"], 8192);
+    assert!(answer["speed"]["prefill"]["band"]["low"].as_f64() > Some(0.0));
+    // What was measured here says nothing of another machine.
+    let other = output(&home, &["./model.gguf", "--json"], 0);
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(other["speed"]["origin"], "not_measured");
+    assert_eq!(other["speed"].get("decode"), None);
 }
 
 #[test]

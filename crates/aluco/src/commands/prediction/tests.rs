@@ -6,6 +6,7 @@ use std::{
 
 use aluco_machine::measure::{Arithmetic, Bandwidth, DeviceSpeed, DiskRead, Versions};
 use aluco_model::{ModelSource, Store, StoreConfig};
+use aluco_proto::DeviceMemory;
 use aluco_tiny_models::Kind;
 use tempfile::TempDir;
 
@@ -222,6 +223,43 @@ fn a_report_of_another_kernel_is_said_to_be_one() {
     assert!(text.contains("Measured with kernel 6.17.1, now "), "{text}");
     let speeds = prediction.speeds.unwrap();
     assert!(speeds.decode.is_some() && speeds.decode_full.is_some() && speeds.load.is_some());
+}
+
+#[test]
+fn another_gpu_or_llama_cpp_under_the_same_name_is_said_to_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut report = report(folder.path());
+    report.versions.kernel = "unknown".to_owned();
+    let (_home, settings, model) = home(&[report]);
+    let worker = WorkerHello {
+        protocol: 1,
+        version: "0.1.0".to_owned(),
+        backend: Backend::Vulkan,
+        engine_build: "b12032".to_owned(),
+        cpu_level: String::new(),
+        cpu_features: Vec::new(),
+        pid: 1,
+        devices: vec![DeviceMemory {
+            device: "Vulkan0".to_owned(),
+            description: "Radeon AI PRO R9700".to_owned(),
+            ..DeviceMemory::default()
+        }],
+    };
+    let subject = Subject {
+        model: &model,
+        options: &settings.load_options(),
+        context_tokens: 8192,
+        backend: Backend::Vulkan,
+        worker: Some(&worker),
+    };
+    let text = told(&predict(&subject, &settings, None));
+    let text = text.replace('\n', " ");
+    for part in [
+        "llama.cpp b12000, now b12032",
+        "GPU Radeon 8060S Graphics, now Radeon AI PRO R9700",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }
 
 #[test]

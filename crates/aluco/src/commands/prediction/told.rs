@@ -15,80 +15,75 @@ const BENCH: &str = "`aluco machine bench`";
 impl fmt::Display for Prediction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(speeds) = &self.speeds {
-            write!(f, "{}", rows(speeds))?;
+            rows(speeds, f)?;
         }
-        let mut text = match &self.origin {
-            Origin::NotMeasured => format!("speed   not measured yet: run {BENCH}"),
-            Origin::Unknown(reason) => format!("speed   not predicted: {reason}"),
-            Origin::Measured(measured) => self.origin(measured),
+        let mut texts = match &self.origin {
+            Origin::NotMeasured => vec![format!("speed   not measured yet: run {BENCH}")],
+            Origin::Unknown(reason) => vec![format!("speed   not predicted: {reason}")],
+            Origin::Measured(measured) => self.remarks(measured),
         };
-        if let Some(limit) = &self.decode_at_most {
-            text += &format!(
-                "\ndecode  at most {:.*} tok/s, the theoretical limit of memory with {:.0} GB/s ({})",
+        texts.extend(self.decode_at_most.as_ref().map(|limit| {
+            format!(
+                "decode  at most {:.*} tok/s, the theoretical limit of memory with {:.0} GB/s ({})",
                 usize::from(limit.tokens_per_second.0 < 10.0),
                 limit.tokens_per_second.0,
                 limit.bytes_per_second.0 / 1e9,
                 limit.source
-            );
-        }
-        for line in wrapped(&text, COLUMNS, LongWord::Whole) {
-            writeln!(f, "{line}")?;
+            )
+        }));
+        for text in &texts {
+            for line in wrapped(text, COLUMNS, LongWord::Whole) {
+                writeln!(f, "{line}")?;
+            }
         }
         Ok(())
     }
 }
 
-fn rows(speeds: &SpeedPlan) -> String {
-    let mut text = String::new();
-    let mut row = |name: &str, value: String| {
-        text += &format!("{name:<8}{value}\n");
-    };
+fn rows(speeds: &SpeedPlan, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(decode) = speeds.decode {
-        let full = speeds.decode_full.map_or_else(String::new, |full| {
-            format!(" (at {}: {full})", depth(speeds.full_tokens))
-        });
-        row("decode", format!("about {decode} tok/s{full}"));
+        write!(f, "decode  about {decode} tok/s")?;
+        if let Some(full) = speeds.decode_full {
+            write!(f, " (at {}: {full})", depth(speeds.full_tokens))?;
+        }
+        writeln!(f)?;
     }
     if let Some(prefill) = speeds.prefill {
-        row("prefill", format!("about {prefill} tok/s"));
+        writeln!(f, "prefill about {prefill} tok/s")?;
     }
     if let Some(load) = speeds.load {
-        row("load", format!("about {load} s"));
+        writeln!(f, "load    about {load} s")?;
     }
-    text
+    Ok(())
 }
 
 impl Prediction {
     /// Where the figures come from, and what stands against them.
-    fn origin(&self, measured: &Measured) -> String {
+    fn remarks(&self, measured: &Measured) -> Vec<String> {
         let date = measured.at.split('T').next().unwrap_or(&measured.at);
-        let mut text = match &measured.device {
-            Some(device) => {
-                format!("One stream, predicted from {BENCH} of {date} ({device}).")
-            }
+        let origin = match &measured.device {
+            Some(device) => format!("One stream, predicted from {BENCH} of {date} ({device})."),
             None => format!(
                 "What the {} worker computes on was not measured on {date}: run {BENCH}.",
                 self.backend
             ),
         };
-        let unpredictable = self
-            .speeds
-            .as_ref()
-            .and_then(|it| it.unpredictable.as_ref());
-        if let Some(reason) = unpredictable {
-            text += &format!("\nDecoding and prefill are not predicted: {reason}.");
+        let mut remarks = vec![origin];
+        let speeds = self.speeds.as_ref();
+        if let Some(reason) = speeds.and_then(|speeds| speeds.unpredictable.as_ref()) {
+            remarks.push(format!("Decoding and prefill are not predicted: {reason}."));
         }
         if let Some(reason) = &measured.no_load {
-            text += &format!("\nThe time of a load is not predicted: {reason}.");
+            remarks.push(format!("The time of a load is not predicted: {reason}."));
         }
         if !measured.changes.is_empty() {
             let changes: Vec<String> = measured.changes.iter().map(ToString::to_string).collect();
-            text += &format!(
-                "\nMeasured with {}: to be sure, run {BENCH} again.",
+            remarks.push(format!(
+                "Measured with {}: to be sure, run {BENCH} again.",
                 changes.join("; ")
-            );
+            ));
         }
-        text
+        remarks
     }
 }
 
