@@ -100,14 +100,16 @@ impl FixAction {
                 ],
             ),
             Self::PlatformProfile { profile } => (
-                format!("set the firmware's profile to {profile}"),
+                format!(
+                    "set the firmware's profile to {profile} (until the next reboot; aluco tune makes it last)"
+                ),
                 vec![format!(
                     "echo {profile} | sudo tee /sys/firmware/acpi/platform_profile"
                 )],
             ),
             Self::GroupMember { group } => (
                 format!("become a member of the group {group}, then log in anew"),
-                vec![format!("sudo usermod -aG {group} $USER")],
+                group_member(group, facts),
             ),
             Self::MaskUnits { units } => {
                 let units = units.join(" ");
@@ -298,4 +300,17 @@ fn package(
     let names = elsewhere(names).join(", ");
     let what = format!("{verb} what your distribution calls {names}");
     (what, Vec::new())
+}
+
+/// On an image system the group may stand in /usr/lib/group, where `usermod` does not look.
+fn group_member(group: &str, facts: &Facts) -> Vec<String> {
+    let copied =
+        format!("grep -q '^{group}:' /etc/group || getent group {group} | sudo tee -a /etc/group");
+    let of_image = facts.distribution.ostree.copied() == Some(true);
+    let joined = format!("sudo usermod -aG {group} $USER");
+    of_image
+        .then_some(copied)
+        .into_iter()
+        .chain([joined])
+        .collect()
 }
