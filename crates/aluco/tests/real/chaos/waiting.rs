@@ -18,8 +18,8 @@ const EXCESS_MAX: Duration = Duration::from_secs(1);
 const EXCESS_STEPS_MAX: u32 = 2;
 
 /// To restore costs no more than it took to say it in the first place: a step per token of the longest stream, as all go on side by side, with
-/// room for a machine that is twice as busy then, and for steps that begin late, which count where there is little to restore.
-const RESTORE_FACTOR_MAX: u32 = 2;
+/// room for a machine that is three times as busy then, and for steps that begin late, which count where there is little to restore.
+const RESTORE_FACTOR_MAX: u32 = 3;
 const RESTORE_STEPS_BESIDE: u32 = 64;
 
 /// A request that is at one place (or this few tokens from it) in two deaths that may be the fault of a request is tried: it goes on before all
