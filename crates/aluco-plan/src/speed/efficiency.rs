@@ -2,8 +2,8 @@
 //!
 //! Sources. Bandwidth of the Radeon 8060S: 212.6 GB/s by rocm-bandwidth-test (lhl/strix-halo-testing, 2025). Speeds: that project's
 //! `llama-bench` runs of August 2025 (nine models, Vulkan and ROCm), and those of kyuz0/amd-strix-halo-toolboxes of May and August 2026
-//! (`docs/results.json`, thirteen models, also at depth). Bytes for each token were computed from the models' tensors. Figures for the
-//! CPU come from two cores of a server, on which Aluco's own worker ran `SmolLM2` 135M at Q4_1.
+//! (`docs/results.json`, thirteen models, also at depth). Bytes for each token were computed from the models' tensors. Shares for the
+//! CPU are wide: they rest on one small model, `SmolLM2` 135M at Q4_1, on two cores of servers.
 
 use aluco_proto::Backend;
 
