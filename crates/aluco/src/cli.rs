@@ -123,12 +123,11 @@ impl Command {
         match self {
             Self::Run(args) => &args.overrides.given,
             Self::Serve(args) => &args.overrides.given,
-            Self::Ps(args) => &args.overrides.given,
+            Self::Ps(args) | Self::Reload(args) => &args.overrides.given,
             Self::Top(args) => &args.overrides.given,
             Self::Load(args) => &args.overrides.given,
             Self::Mem(args) => &args.overrides.given,
             Self::Stop(args) => &args.overrides.given,
-            Self::Reload(args) => &args.overrides.given,
             Self::Log(args) => &args.overrides.given,
             Self::Pull(args) => &args.overrides.given,
             Self::Import(args) => &args.overrides.given,

@@ -55,15 +55,15 @@ impl Terminal {
             tcsetwinsize(&keys, size).unwrap();
         }
         let name = ptsname(&keys, Vec::new()).unwrap();
-        let side = || {
+        let screen_end = || {
             let mut options = OpenOptions::new();
-            let side = options.read(true).write(true).open(name.to_str().unwrap());
-            Stdio::from(side.unwrap())
+            let opened = options.read(true).write(true).open(name.to_str().unwrap());
+            Stdio::from(opened.unwrap())
         };
         let child = command
-            .stdin(side())
-            .stdout(output.unwrap_or_else(side))
-            .stderr(side())
+            .stdin(screen_end())
+            .stdout(output.unwrap_or_else(screen_end))
+            .stderr(screen_end())
             .spawn()
             .unwrap();
         // The command would keep the terminal in use.
