@@ -48,9 +48,10 @@ impl Engines {
 
     /// With the version of a package where its program tells none.
     pub(super) fn or_packaged(self, packages: &Known<BTreeMap<String, String>>) -> Self {
-        let packaged = || version_of(packages, &["ollama"]).map(|text| upstream(&text).to_owned());
+        let of_package =
+            || version_of(packages, &["ollama"]).map(|text| upstream(&text).to_owned());
         Self {
-            ollama: self.ollama.or_else(packaged),
+            ollama: self.ollama.or_else(of_package),
             ..self
         }
     }
@@ -69,23 +70,19 @@ impl LlamaServer {
             }
         };
         let source = Command::LlamaServer.typed();
-        let (build, commit) = match text.lines().find_map(version) {
-            Some((build, commit)) => (
-                if build < BUILD_MIN {
-                    let why = format!("{source} calls it build {build}, which counts nothing");
-                    Known::unknown(Because::Malformed, why)
-                } else {
-                    Known::value(build, &source)
-                },
-                Known::value(commit.to_owned(), &source),
-            ),
-            None => {
-                let why = format!("{source} tells no version");
-                (
-                    Known::unknown(Because::Malformed, &why),
-                    Known::unknown(Because::Malformed, &why),
-                )
+        let told = text.lines().find_map(version);
+        let untold = || format!("{source} tells no version");
+        let build = match told {
+            Some((build, _)) if build >= BUILD_MIN => Known::value(build, &source),
+            Some((build, _)) => {
+                let why = format!("{source} calls it build {build}, which counts nothing");
+                Known::unknown(Because::Malformed, why)
             }
+            None => Known::unknown(Because::Malformed, untold()),
+        };
+        let commit = match told {
+            Some((_, commit)) => Known::value(commit.to_owned(), &source),
+            None => Known::unknown(Because::Malformed, untold()),
         };
         let backends = backends(&text);
         let backends = if backends.is_empty() {
