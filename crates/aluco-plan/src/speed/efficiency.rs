@@ -142,5 +142,5 @@ pub(super) const LOAD: Share = Share {
     most: 1.1,
 };
 
-/// Most time of a load that does not depend on its bytes: the context and a first step.
-pub(super) const LOAD_OVERHEAD: Seconds = Seconds(1.0);
+/// Most time of a load that does not depend on its bytes: the start of a worker, the context, a first step.
+pub(super) const LOAD_OVERHEAD: Seconds = Seconds(2.0);

@@ -47,7 +47,7 @@ fn decoding_goes_as_fast_as_weights_are_read() {
     let limit = decode_limit(&work(), BytesPerSecond(256e9));
     assert_eq!(limit, TokensPerSecond(25.6));
     let load = plan.load.unwrap();
-    assert!(load.holds(&Seconds(5.5)) && !load.holds(&Seconds(11.0)));
+    assert!(load.holds(&Seconds(5.5)) && !load.holds(&Seconds(12.0)));
 }
 
 #[test]

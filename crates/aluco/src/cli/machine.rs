@@ -38,8 +38,13 @@ pub(crate) enum MachineAction {
 #[command(after_help = "\
 Example:  aluco machine bench
 
-Memory bandwidth as STREAM counts it, multiply-adds of the processor, reads of the disk where models live, and what the devices of
-each installed worker copy and multiply. Takes about ten seconds, and means something only while the machine does nothing else.")]
+Memory bandwidth as STREAM counts it, multiply-adds of the processor, reads of
+the disk where models live, and what the devices of each installed worker copy
+and multiply. Takes about ten seconds, and means something only while the
+machine does nothing else.
+
+The report is kept with its date and versions: `aluco mem MODEL` predicts from
+it how fast a model will be, and `aluco serve` what a load costs.")]
 pub(crate) struct MachineBenchArgs {
     /// Folder whose disk is read, in place of that of the models
     #[arg(long, value_name = "FOLDER")]

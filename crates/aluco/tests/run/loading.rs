@@ -154,7 +154,7 @@ fn a_dry_run_tells_what_fits_and_how_fast_it_would_be_and_loads_nothing() {
         "\ndecode  about ",
         " tok/s (at 8k: ",
         "\nprefill about ",
-        "\nload    about ",
+        "\nload    less than 2.0 s\n",
         "`aluco machine bench` of 2026-11-20 (16 threads).",
         "Measured with kernel 0.0.1, now ",
     ] {

@@ -161,7 +161,7 @@ fn home(reports: &[MachineReport]) -> (TempDir, Settings, StoredModel) {
         models: settings.models_folder.clone(),
     });
     let model = store.find(path.to_str().unwrap()).unwrap();
-    assert!(matches!(model.source, ModelSource::File { .. }));
+    assert!(matches!(model.source, ModelSource::File));
     (folder, settings, model)
 }
 

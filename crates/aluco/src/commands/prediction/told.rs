@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aluco_plan::speed::SpeedPlan;
+use aluco_plan::speed::{Seconds, SpeedPlan};
 
 use super::{Measured, Origin, Prediction};
 use crate::render::{LongWord, thousands, wrapped};
@@ -52,7 +52,13 @@ fn rows(speeds: &SpeedPlan, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "prefill about {prefill} tok/s")?;
     }
     if let Some(load) = speeds.load {
-        writeln!(f, "load    about {load} s")?;
+        // A small model is read in no time, and the rest is known as a bound only.
+        if load.band.low < Seconds(0.1) {
+            let bound = load.band.high.0;
+            writeln!(f, "load    less than {bound:.1} s")?;
+        } else {
+            writeln!(f, "load    about {load} s")?;
+        }
     }
     Ok(())
 }
