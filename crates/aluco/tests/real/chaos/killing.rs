@@ -135,6 +135,8 @@ pub(super) struct Pause {
     pub(super) restored: [Duration; 2],
     /// The next worker died before all streams had their next token.
     pub(super) is_interrupted: bool,
+    /// Tasks that wanted to run, per core, and 1 at least: what takes a second alone takes so many of them.
+    pub(super) crowding: f64,
 }
 
 impl Pause {
@@ -220,7 +222,17 @@ fn pause(
             restored(next_tokens.iter().max()),
         ],
         is_interrupted: false,
+        crowding: crowding(),
     }
+}
+
+/// By the load average of the last minute.
+fn crowding() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = text.split_whitespace().next();
+    let load: f64 = load.and_then(|load| load.parse().ok()).unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (load / cores as f64).max(1.0)
 }
 
 /// Median and maximum.

@@ -10,7 +10,7 @@ use super::{
     reply::{Loss, Reply},
 };
 
-/// What a death may cost beside the load of the model and the restore of what was said already.
+/// What a death may cost beside the load of the model and the restore of what was said already, on a machine that has nothing else to do.
 const EXCESS_MAX: Duration = Duration::from_secs(1);
 
 /// Steps by which the next token may be late beside that: a client hears of it when the worker and the server have had their turn
@@ -90,7 +90,9 @@ impl Waits {
         for wait in &self.waits {
             let suspects = self.of_death(wait.death).filter(|it| it.is_suspect);
             let trials = suspects.map(|it| it.restored + (SAME_PLACE_TOKENS + 1) * self.step);
-            let excess_max = EXCESS_MAX + EXCESS_STEPS_MAX * self.step + trials.sum::<Duration>();
+            let excess_max = EXCESS_MAX.mul_f64(pauses[wait.death].crowding)
+                + EXCESS_STEPS_MAX * self.step
+                + trials.sum::<Duration>();
             assert!(wait.excess() <= excess_max, "{wait}, not {excess_max:?}");
             let longest = self.of_death(wait.death).map(|it| it.context_tokens).max();
             let steps_max = longest.unwrap_or_default() * RESTORE_FACTOR_MAX + RESTORE_STEPS_BESIDE;
