@@ -6,13 +6,14 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 nothing worse than a hint, 3 warnings, 4 errors; 1 the examination failed, 2 wrong usage.
-
 Examples:
-  aluco doctor                       what is wrong with this machine, and what it costs
-  aluco doctor --explain MEM-02      the whole story of one rule, with its sources
-  aluco doctor --root bundle.json    another machine, from its bundle or its file tree
-  aluco doctor --json | jq .findings")]
+  aluco doctor                     what is wrong here, and what it costs
+  aluco doctor --explain MEM-02    the whole story of one rule, with its sources
+  aluco doctor --root bundle.json  another machine, from its bundle or file tree
+  aluco doctor --json | jq .findings
+
+Exit status: 0 nothing worse than a hint, 3 warnings, 4 errors; 1 the
+examination failed, 2 wrong usage.")]
 pub(crate) struct DoctorArgs {
     /// Tell everything about one rule, such as MEM-02
     #[arg(long, value_name = "RULE")]

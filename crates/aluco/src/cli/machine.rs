@@ -9,11 +9,11 @@ use clap::{Args, Subcommand};
     args_conflicts_with_subcommands = false,
     after_help = "\
 Examples:
-  aluco machine                          what is known of this machine, and what is not
-  aluco machine --json                   the same for programs, each fact with its source
-  aluco machine capture report.json      a file for a bug report
-  aluco machine --root report.json       look at somebody else's
-  aluco machine bench                    measure what memory, processor, disk and devices do"
+  aluco machine                      what is known of this machine, and what not
+  aluco machine --json               the same, each fact with its source
+  aluco machine capture report.json  a file for a bug report
+  aluco machine --root report.json   look at somebody else's
+  aluco machine bench                measure memory, processor, disk, devices"
 )]
 pub(crate) struct MachineArgs {
     /// Write JSON
@@ -58,9 +58,10 @@ pub(crate) struct MachineBenchArgs {
 #[command(after_help = "\
 Example:  aluco machine capture report.json
 
-The file holds what the facts were told from, and only that: kernel settings, firmware and driver versions, sizes.
-Serial numbers, hardware and network addresses, names of hosts and users and paths of homes are left out or replaced.
-It is plain text: read it before you send it.")]
+The file holds what the facts were told from, and only that: kernel settings,
+firmware and driver versions, sizes. Serial numbers, hardware and network
+addresses, names of hosts and users and paths of homes are left out or
+replaced. It is plain text: read it before you send it.")]
 pub(crate) struct MachineCaptureArgs {
     /// File to write; it must not exist yet
     #[arg(value_name = "FILE")]

@@ -11,13 +11,14 @@ use crate::config::parse_size;
     args_conflicts_with_subcommands = true,
     after_help = "\
 Examples:
-  aluco tune                      what would be changed, and why; changes nothing
-  sudo aluco tune apply           make the changes, all of them or none
-  aluco tune --npu no             you do not use the NPU: the IOMMU may be turned off
-  aluco tune --gtt 112GiB         give the GPU just this much memory
-  sudo aluco tune undo            put everything back byte for byte
+  aluco tune               what would be changed, and why; changes nothing
+  sudo aluco tune apply    make the changes, all of them or none
+  aluco tune --npu no      you do not use the NPU: the IOMMU may be turned off
+  aluco tune --gtt 112GiB  give the GPU just this much memory
+  sudo aluco tune undo     put everything back byte for byte
 
-After a reboot, `sudo aluco tune status` tells whether the kernel took each value."
+After a reboot, `sudo aluco tune status` tells whether the kernel took each
+value."
 )]
 pub(crate) struct TuneArgs {
     #[command(subcommand)]
@@ -74,6 +75,8 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:  aluco tune plan --reserve 16GiB")]
 pub(crate) struct TunePlanArgs {
     #[command(flatten)]
     pub(crate) choices: TuneChoiceArgs,
@@ -83,6 +86,11 @@ pub(crate) struct TunePlanArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:  sudo aluco tune apply --only MEM-02
+
+What is changed is shown first. A journal keeps the bytes from before for
+`aluco tune undo`, also when this is interrupted.")]
 pub(crate) struct TuneApplyArgs {
     #[command(flatten)]
     pub(crate) choices: TuneChoiceArgs,
@@ -92,6 +100,8 @@ pub(crate) struct TuneApplyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:  sudo aluco tune status")]
 pub(crate) struct TuneStatusArgs {
     /// Work on the files below this folder
     #[arg(long, value_name = "DIR")]
@@ -102,6 +112,8 @@ pub(crate) struct TuneStatusArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:  sudo aluco tune undo --all")]
 pub(crate) struct TuneUndoArgs {
     /// Work on the files below this folder; commands are shown, not run
     #[arg(long, value_name = "DIR")]
