@@ -12,10 +12,15 @@ use crate::GgufError;
 #[non_exhaustive]
 pub enum ModelError {
     /// No such model on this machine.
-    #[error("model {name} is not on this machine; get it with: aluco pull {name}")]
+    #[error(
+        "model {name} is not on this machine{}; get it with: aluco pull {name}",
+        similar.as_ref().map_or_else(String::new, |similar| format!(", but {similar} is"))
+    )]
     NotFound {
         /// The name as it was given.
         name: String,
+        /// A model that is here and may have been meant.
+        similar: Option<String>,
     },
     /// A model was asked for by path, and nothing is there.
     #[error("there is no file {}; check the path", path.display())]

@@ -7,6 +7,7 @@
 pub(crate) mod hub_cache;
 mod imports;
 pub(crate) mod lock;
+mod similar;
 
 use std::{
     fs, io,
@@ -113,7 +114,7 @@ impl Store {
     /// The model of this name or path. A short name means an import of that name, else the catalogue's entry in the hub cache;
     /// a repository without a tag means the best default among those of its models that are here.
     pub fn find(&self, name: &str) -> Result<StoredModel, ModelError> {
-        let not_found = || ModelError::NotFound { name: name.into() };
+        let not_found = || self.not_found(name);
         match name.parse()? {
             ModelRef::Path(path) => model_at(&path),
             ModelRef::Hub(hub) => {
@@ -133,6 +134,14 @@ impl Store {
                 }
                 hub_cache::find(&self.config.hub_cache, &entry.hub_ref())?.ok_or_else(not_found)
             }
+        }
+    }
+
+    fn not_found(&self, name: &str) -> ModelError {
+        let here = self.list().unwrap_or_default();
+        ModelError::NotFound {
+            name: name.into(),
+            similar: similar::name(name, here.iter().map(|model| model.name.as_str())),
         }
     }
 
@@ -173,7 +182,7 @@ impl Store {
             Removal::Hub(hub) => hub_cache::remove(&self.config.hub_cache, &hub)?,
             Removal::Nothing => None,
         };
-        freed.ok_or_else(|| ModelError::NotFound { name: name.into() })
+        freed.ok_or_else(|| self.not_found(name))
     }
 
     /// Bytes that [`Self::remove`] would free; `None` if it would find nothing.

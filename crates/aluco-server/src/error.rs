@@ -244,6 +244,7 @@ mod tests {
     fn a_missing_model_is_a_404_about_the_field() {
         let error = ApiError::from(ModelError::NotFound {
             name: "nope".to_owned(),
+            similar: None,
         });
         assert_eq!(error.status(), StatusCode::NOT_FOUND);
         assert_eq!(error.to_json()["error"]["param"], "model");

@@ -111,6 +111,7 @@ pub(crate) fn find_files(
         // Deleted by someone else in this moment.
         None => Err(ModelError::NotFound {
             name: repo.to_string(),
+            similar: None,
         }),
     }
 }
