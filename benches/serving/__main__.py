@@ -52,6 +52,7 @@ def arguments() -> argparse.Namespace:
     add("--llama-flag", action="append", default=[], metavar="FLAG", help="one more for llama-server")
     add("--gate", action="store_true", help="exit with 1 when Aluco computes more prompt tokens than promised")
     add("--greedy-equality", action="store_true", help="compare Aluco's texts with the prefix store on and off, and nothing else")
+    add("--near-tie", type=float, default=0.05, metavar="NATS", help="how far apart tokens may be where texts differ (default: 0.05)")
     return parser.parse_args()
 
 

@@ -12,10 +12,6 @@ from workloads import WORKLOADS
 
 _WORKLOADS = ("W1", "W2", "W3", "W6")
 
-# Two tokens this close in log probability (nats) are a near tie. A stored prompt is computed in other batch shapes than a cold one,
-# which moves log probabilities by thousandths in f32 and by hundredths where activations are quantised.
-_NEAR_TIE = 0.05
-
 
 def _without_store(aluco: str) -> List[str]:
     """The flags that turn off every tier that this build has."""
@@ -85,7 +81,7 @@ def compare(bench: Any) -> int:
         if result["not_comparable"]:
             print(f"  {result['not_comparable']} follow such a text and have another prompt")
     (bench.out / "equality.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    wrong = [gap for result in results for gap in result["gaps_nats"] if gap is None or gap > _NEAR_TIE]
+    wrong = [gap for result in results for gap in result["gaps_nats"] if gap is None or gap > bench.chosen.near_tie]
     return 1 if wrong else 0
 
 
