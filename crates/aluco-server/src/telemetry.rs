@@ -128,48 +128,24 @@ mod tests {
     use super::*;
     use crate::{Reload, operations::Acceptance};
 
-    #[derive(Default)]
-    struct Counting(AtomicU32);
-
-    impl Operator for Counting {
-        fn reload(&self, _: &Acceptance<'_>) -> Result<Reload, String> {
-            Err(String::new())
-        }
-
-        fn log_filter(&self) -> String {
-            String::new()
-        }
-
-        fn set_log_filter(&self, _: &str) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn telemetry(&self) -> Option<Telemetry> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Some(Telemetry::default())
-        }
-    }
-
-    #[tokio::test]
-    async fn many_who_ask_at_once_cost_one_sample() {
-        let counting = Arc::new(Counting::default());
-        let operator: Arc<dyn Operator> = counting.clone();
-        let sampled = Sampled::default();
-        for _ in 0..100 {
-            assert!(sampled.get(&operator, PATIENCE).await.is_some());
-        }
-        // One, or a second where this machine took longer than a sample is good for.
-        let taken = counting.0.load(Ordering::SeqCst);
-        assert!((1..10).contains(&taken), "{taken}");
-    }
-
-    /// Tells how the machine does only when it is let go on.
-    struct Hanging {
+    /// Counts the samples, and takes each in this way.
+    struct Counting<F> {
         samples: AtomicU32,
-        go_on: std::sync::Mutex<mpsc::Receiver<()>>,
+        take: F,
     }
 
-    impl Operator for Hanging {
+    impl<F: Fn() + Send + Sync + 'static> Counting<F> {
+        fn new(take: F) -> Arc<Self> {
+            let samples = AtomicU32::default();
+            Arc::new(Self { samples, take })
+        }
+
+        fn samples(&self) -> u32 {
+            self.samples.load(Ordering::SeqCst)
+        }
+    }
+
+    impl<F: Fn() + Send + Sync + 'static> Operator for Counting<F> {
         fn reload(&self, _: &Acceptance<'_>) -> Result<Reload, String> {
             Err(String::new())
         }
@@ -184,17 +160,30 @@ mod tests {
 
         fn telemetry(&self) -> Option<Telemetry> {
             self.samples.fetch_add(1, Ordering::SeqCst);
-            let _ = self.go_on.lock().unwrap().recv();
+            (self.take)();
             Some(Telemetry::default())
         }
     }
 
     #[tokio::test]
+    async fn many_who_ask_at_once_cost_one_sample() {
+        let counting = Counting::new(|| {});
+        let operator: Arc<dyn Operator> = counting.clone();
+        let sampled = Sampled::default();
+        for _ in 0..100 {
+            assert!(sampled.get(&operator, PATIENCE).await.is_some());
+        }
+        // One, or a second where this machine took longer than a sample is good for.
+        let taken = counting.samples();
+        assert!((1..10).contains(&taken), "{taken}");
+    }
+
+    #[tokio::test]
     async fn a_device_that_hangs_holds_up_nobody_and_one_thread_at_most() {
-        let (let_go_on, go_on) = mpsc::channel();
-        let hanging = Arc::new(Hanging {
-            samples: AtomicU32::default(),
-            go_on: std::sync::Mutex::new(go_on),
+        let (let_go_on, go_on) = mpsc::channel::<()>();
+        let go_on = std::sync::Mutex::new(go_on);
+        let hanging = Counting::new(move || {
+            let _ = go_on.lock().unwrap().recv();
         });
         let operator: Arc<dyn Operator> = hanging.clone();
         let sampled = Sampled::default();
@@ -203,7 +192,7 @@ mod tests {
             let patience = Duration::from_millis(20);
             assert!(sampled.get(&operator, patience).await.is_none());
         }
-        assert_eq!(hanging.samples.load(Ordering::SeqCst), 1);
+        assert_eq!(hanging.samples(), 1);
         drop(let_go_on);
         sampled.0.lock().await.last = None;
         assert!(sampled.get(&operator, Duration::MAX).await.is_some());

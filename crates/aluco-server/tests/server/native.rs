@@ -59,14 +59,7 @@ async fn models_on_this_machine_are_listed() {
     Script::default()
         .write(&snapshot.join("Tiny-Q4_K_M.gguf"))
         .unwrap();
-    let list: Value = world
-        .get("/v1/models")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let list: Value = world.get_json("/v1/models").await;
     assert_eq!(list["object"], "list");
     assert_eq!(list["data"][0]["id"], "owl/Tiny-GGUF:Q4_K_M", "{list}");
     assert_eq!(list["data"][0]["aluco"]["loaded"], false);

@@ -130,14 +130,7 @@ async fn the_log_is_changed_over_http() {
     let told: Value = put("debug").send().await.unwrap().json().await.unwrap();
     assert_eq!(told, json!({"filter": "debug"}));
     assert_eq!(program.log_filter(), "debug");
-    let told: Value = world
-        .get("/aluco/v1/log")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let told: Value = world.get_json("/aluco/v1/log").await;
     assert_eq!(told, json!({"filter": "debug"}));
     let (status, _, param) = error(put("no level").send().await.unwrap()).await;
     assert_eq!((status, param.as_deref()), (400, Some("filter")));

@@ -79,14 +79,7 @@ async fn the_status_has_the_ledger() {
         .await
         .unwrap();
     assert_eq!(reply.status(), StatusCode::OK);
-    let status: Value = world
-        .get("/aluco/v1/status")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let status: Value = world.get_json("/aluco/v1/status").await;
     let ledger = &status["ledger"];
     assert_eq!(ledger["budget"]["together"], 300 * MIB);
     assert_eq!(ledger["holders"][0]["model"], model);

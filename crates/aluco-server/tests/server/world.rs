@@ -104,6 +104,12 @@ impl World {
         self.client.get(format!("http://{}{path}", self.address))
     }
 
+    /// What the server answers there.
+    pub(crate) async fn get_json(&self, path: &str) -> Value {
+        let reply = self.get(path).send().await.unwrap();
+        reply.json().await.unwrap()
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
         self.client
             .post(format!("http://{}{path}", self.address))
