@@ -17,6 +17,15 @@ export CARGO_TARGET_DIR
 export GIT_CEILING_DIRECTORIES=$CARGO_TARGET_DIR${GIT_CEILING_DIRECTORIES:+:$GIT_CEILING_DIRECTORIES}
 locked=(${CI:+--locked})
 
+# Cargo takes what another checkout has compiled into the same folder for its own where that is younger, and tests find their fixtures by
+# the checkout's path.
+checkout=$CARGO_TARGET_DIR/aluco-checkout
+if [[ $CARGO_TARGET_DIR != "$PWD"/* && $(cat -- "$checkout" 2>/dev/null) != "$PWD" ]]; then
+    find crates -name '*.rs' -exec touch -- {} +
+    mkdir -p -- "$CARGO_TARGET_DIR"
+    printf '%s\n' "$PWD" >"$checkout"
+fi
+
 step() { printf '\n==> %s\n' "$*" >&2; }
 
 step 'Build tools'

@@ -2,7 +2,6 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,6 @@ use aluco_proto::{
 };
 
 use crate::{
-    Hang,
     session::{Cancel, Model, Worker},
     text::{self, StopFilter, invalid},
 };
@@ -164,21 +162,12 @@ fn try_run(
             .culprit
             .as_ref()
             .is_none_or(|culprit| prompt.contains(culprit));
-        let is_due = |after: Option<u32>| {
-            after == Some(step)
-                && is_culprit
-                && script.allows_accident(model.loaded.micro_batch_tokens)
-        };
-        if is_due(script.crash_after) {
-            worker.crash(script);
+        let is_at = |after: Option<u32>| after == Some(step) && is_culprit;
+        if is_at(script.crash_after) {
+            worker.accident(model, cancel, || worker.crash(script));
         }
-        if is_due(script.hang_after) {
-            match script.hang {
-                Hang::Process => worker.fall_silent(),
-                Hang::Device => loop {
-                    thread::park();
-                },
-            }
+        if is_at(script.hang_after) {
+            worker.accident(model, cancel, || worker.hang(script));
         }
         let is_cancelled = cancel.wait(Duration::from_millis(script.delay_ms));
         worker.steps.fetch_add(1, Ordering::Relaxed);

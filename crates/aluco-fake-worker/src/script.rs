@@ -59,6 +59,9 @@ pub struct Script {
     pub crash_after: Option<u32>,
     /// Crashes and hangs happen so often at most, over all workers: each leaves a line `accident` in the journal. `None`: always.
     pub accidents_max: Option<u32>,
+    /// How many requests have to come to the place of the first accident before it happens, how many to that of the second, and so on over all
+    /// workers; one where this says nothing. Those that come first wait there.
+    pub crowds: Vec<u32>,
     /// Crashes and hangs after tokens befall only requests whose prompt has this in it.
     pub culprit: Option<String>,
     /// Crashes happen only if the model is loaded with a larger micro-batch than this.
@@ -104,6 +107,7 @@ impl Default for Script {
             crash_on_tokenize: false,
             crash_after: None,
             accidents_max: None,
+            crowds: Vec::new(),
             culprit: None,
             micro_batch_safe: None,
             crash: Crash::Abort,
@@ -127,25 +131,35 @@ impl Script {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
     }
 
-    /// True if the next accident may happen; it is counted then.
-    pub(crate) fn allows_accident(&self, micro_batch_tokens: u32) -> bool {
+    /// What happens where `present` requests have come to the place of the next accident; an accident is counted.
+    pub(crate) fn accident(&self, micro_batch_tokens: u32, present: u32) -> Accident {
         if self
             .micro_batch_safe
             .is_some_and(|safe| micro_batch_tokens <= safe)
         {
-            return false;
+            return Accident::None;
         }
-        let Some(most) = self.accidents_max else {
-            return true;
-        };
+        if self.accidents_max.is_none() && self.crowds.is_empty() {
+            return Accident::Now;
+        }
         let journal = self.journal.as_deref().map(fs::read_to_string);
         let lines = journal.and_then(Result::ok).unwrap_or_default();
         let happened = lines.lines().filter(|line| *line == "accident").count();
-        let is_due = happened < most as usize;
-        if is_due {
-            note(self.journal.as_deref(), "accident");
+        if self
+            .accidents_max
+            .is_some_and(|most| happened >= most as usize)
+        {
+            return Accident::None;
         }
-        is_due
+        if self
+            .crowds
+            .get(happened)
+            .is_some_and(|crowd| present < *crowd)
+        {
+            return Accident::Later;
+        }
+        note(self.journal.as_deref(), "accident");
+        Accident::Now
     }
 
     /// Appends what was asked for to the record, if there is one.
@@ -155,6 +169,17 @@ impl Script {
             note(self.record.as_deref(), &line);
         }
     }
+}
+
+/// Whether an accident happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accident {
+    /// Not here.
+    None,
+    /// When more have come.
+    Later,
+    /// At once.
+    Now,
 }
 
 /// How the process ends by accident.

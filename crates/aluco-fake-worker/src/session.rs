@@ -20,9 +20,9 @@ use aluco_proto::{
 };
 
 use crate::{
-    Crash, Persona, Script,
+    Crash, Hang, Persona, Script,
     generate::{self, Counters},
-    script::note,
+    script::{Accident, note},
     text::{self, Vocabulary},
 };
 
@@ -36,6 +36,7 @@ pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
         working: AtomicUsize::new(0),
         models: Mutex::default(),
         requests: Mutex::default(),
+        present: Mutex::default(),
     });
     let mut reader = BufReader::new(stream);
     let mut next = || read_frame::<Command>(&mut reader).map_err(io::Error::other);
@@ -66,6 +67,8 @@ pub(crate) struct Worker {
     pub(crate) working: AtomicUsize,
     models: Mutex<HashMap<ModelHandle, Arc<Model>>>,
     requests: Mutex<HashMap<RequestId, Arc<Cancel>>>,
+    /// How many requests have come to the place of an accident. Held while one happens: it is the only one.
+    present: Mutex<u32>,
 }
 
 /// A loaded or loading model.
@@ -130,6 +133,33 @@ impl Worker {
         let _outbox = lock(&self.outbox);
         loop {
             thread::park();
+        }
+    }
+
+    /// A request has come to the place of an accident, which happens if it may: at once, or when others have come too.
+    pub(crate) fn accident(&self, model: &Model, cancel: &Cancel, happen: impl FnOnce()) {
+        let mut present = lock(&self.present);
+        *present += 1;
+        match model
+            .script
+            .accident(model.loaded.micro_batch_tokens, *present)
+        {
+            Accident::None => {}
+            Accident::Now => happen(),
+            Accident::Later => {
+                drop(present);
+                cancel.wait(Duration::MAX);
+            }
+        }
+    }
+
+    /// Stands still.
+    pub(crate) fn hang(&self, script: &Script) {
+        match script.hang {
+            Hang::Process => self.fall_silent(),
+            Hang::Device => loop {
+                thread::park();
+            },
         }
     }
 
@@ -238,10 +268,8 @@ impl Worker {
                 ..
             } => match self.model(model) {
                 Ok(model) => {
-                    let script = &model.script;
-                    let micro_batch_tokens = model.loaded.micro_batch_tokens;
-                    if script.crash_on_tokenize && script.allows_accident(micro_batch_tokens) {
-                        self.crash(script);
+                    if model.script.crash_on_tokenize {
+                        self.accident(&model, &Cancel::default(), || self.crash(&model.script));
                     }
                     let tokens = self.vocabulary.tokenize(&text);
                     self.send(&Event::Tokens { request, tokens });
@@ -353,12 +381,8 @@ impl Worker {
         self.working.fetch_sub(1, Ordering::Relaxed);
         let probes = options.cache.ram_bytes != Some(0) || options.cache.device_tokens != Some(0);
         let crashes = model.script.crash_on_load || (model.script.crash_on_probe && probes);
-        if crashes
-            && model
-                .script
-                .allows_accident(model.loaded.micro_batch_tokens)
-        {
-            self.crash(&model.script);
+        if crashes {
+            self.accident(&model, &Cancel::default(), || self.crash(&model.script));
         }
         let failure = if model.is_gone.load(Ordering::Relaxed) {
             Some("the model was unloaded while it was being loaded".to_owned())
