@@ -11,6 +11,7 @@ use aluco_proto::{
 };
 
 use crate::{
+    Place,
     session::{Cancel, Model, Worker},
     text::{self, StopFilter, invalid},
 };
@@ -133,6 +134,7 @@ fn try_run(
             processed_tokens: prompt_tokens * part / script.prefill_events,
             prompt_tokens,
         });
+        script.pass(Place::Prefill(part), |moment| cancel.wait(moment));
     }
     let cached_tokens = script.cache.cached_tokens();
     let computed = prompt_tokens.saturating_sub(cached_tokens);
@@ -158,6 +160,7 @@ fn try_run(
     let mut first_token = None;
     let mut step = unfinished.map(|it| it.generated).min().unwrap_or(0);
     while choices.iter().any(|choice| !choice.is_finished) {
+        script.pass(Place::Token(step), |moment| cancel.wait(moment));
         let is_culprit = script
             .culprit
             .as_ref()

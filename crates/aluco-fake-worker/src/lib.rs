@@ -19,5 +19,5 @@ mod session;
 mod text;
 
 pub use binary::{binary, install};
-pub use script::{Crash, Hang, Persona, Script};
+pub use script::{Crash, Gate, Hang, Persona, Place, Script};
 pub use session::{answer_estimates, serve};

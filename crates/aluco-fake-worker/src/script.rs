@@ -4,12 +4,16 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aluco_proto::{
     Backend, CacheActivity, CacheReport, DeviceMemory, PROTOCOL_VERSION, WorkerHello,
 };
 use serde::{Deserialize, Serialize};
+
+/// Time between two looks at a gate that is shut.
+const GATE_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A model that is made up: its answers, its pace, its accidents. The default answers at once and never fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ pub struct Script {
     /// How many requests have to come to the place of the first accident before it happens, how many to that of the second, and so on over all
     /// workers; one where this says nothing. Those that come first wait there.
     pub crowds: Vec<u32>,
+    /// Accidents wait until this file exists.
+    pub accidents_wait_for: Option<PathBuf>,
     /// Crashes and hangs after tokens befall only requests whose prompt has this in it.
     pub culprit: Option<String>,
     /// Crashes happen only if the model is loaded with a larger micro-batch than this.
@@ -74,6 +80,8 @@ pub struct Script {
     pub hang_after: Option<u32>,
     /// What stands still.
     pub hang: Hang,
+    /// Places where it waits until the test lets it go on.
+    pub gates: Vec<Gate>,
     /// A file to which a line is appended for each command about this model and each end of a generation, such as `load`,
     /// `generate 3`, `cancel 3`, `finished 3`, `cache 1000` (a budget for stored prompts), `unload`.
     pub journal: Option<PathBuf>,
@@ -108,12 +116,14 @@ impl Default for Script {
             crash_after: None,
             accidents_max: None,
             crowds: Vec::new(),
+            accidents_wait_for: None,
             culprit: None,
             micro_batch_safe: None,
             crash: Crash::Abort,
             last_words: Vec::new(),
             hang_after: None,
             hang: Hang::Process,
+            gates: Vec::new(),
             journal: None,
             record: None,
         }
@@ -162,6 +172,14 @@ impl Script {
         Accident::Now
     }
 
+    /// Waits at a place until its gates are open. `wait` waits for a moment, and says whether nobody is interested any more.
+    pub(crate) fn pass(&self, place: Place, mut wait: impl FnMut(Duration) -> bool) {
+        let gates = self.gates.iter().filter(|gate| gate.at == place);
+        for gate in gates {
+            while !gate.file.exists() && !wait(GATE_LOOK_INTERVAL) {}
+        }
+    }
+
     /// Appends what was asked for to the record, if there is one.
     pub(crate) fn record(&self, verb: &str, asked: &impl Serialize) {
         if self.record.is_some() {
@@ -180,6 +198,35 @@ pub(crate) enum Accident {
     Later,
     /// At once.
     Now,
+}
+
+/// A place on the way of a model, and the file that lets it go on from there: what a test does meanwhile happens meanwhile, however slow the
+/// machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Where it waits.
+    pub at: Place,
+    /// Shut until this file is there.
+    pub file: PathBuf,
+}
+
+impl Gate {
+    /// Lets everybody pass, now and later.
+    pub fn open(&self) -> io::Result<()> {
+        fs::write(&self.file, [])
+    }
+}
+
+/// Where a gate can stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Behind so many of the ten `Loading` events of a load.
+    Load(u32),
+    /// Behind so many `Prefill` events of a request.
+    Prefill(u32),
+    /// Behind so many tokens of a request, and before the accident there.
+    Token(u32),
 }
 
 /// How the process ends by accident.
@@ -247,7 +294,10 @@ pub struct Persona {
     pub serve_hangs: bool,
     /// `serve` says this on standard error and exits with status 1 at once.
     pub serve_fails: Option<String>,
-    /// A file to which each start appends a line of its verb and its process id, such as `serve 123`.
+    /// `serve` does nothing until this file exists.
+    pub serve_waits_for: Option<PathBuf>,
+    /// A file to which each start appends a line of its verb and its process id, such as `serve 123`, and an end in order such as
+    /// `shutdown 123`.
     pub journal: Option<PathBuf>,
 }
 
@@ -263,6 +313,7 @@ impl Default for Persona {
             probe_hangs: false,
             serve_hangs: false,
             serve_fails: None,
+            serve_waits_for: None,
             journal: None,
         }
     }

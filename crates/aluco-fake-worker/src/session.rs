@@ -20,11 +20,14 @@ use aluco_proto::{
 };
 
 use crate::{
-    Crash, Hang, Persona, Script,
+    Crash, Hang, Persona, Place, Script,
     generate::{self, Counters},
     script::{Accident, note},
     text::{self, Vocabulary},
 };
+
+/// How long requests may take to end that were cancelled before the worker was.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves the supervisor at the other end of `stream` until it hangs up, asks for it, or speaks another version.
 pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
@@ -51,6 +54,7 @@ pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
     }
     while let Some(command) = next()? {
         if matches!(command, Command::Shutdown) {
+            worker.settle();
             break;
         }
         worker.obey(command);
@@ -133,6 +137,15 @@ impl Worker {
         let _outbox = lock(&self.outbox);
         loop {
             thread::park();
+        }
+    }
+
+    /// What was cancelled before the end is told to have ended, unless it hangs.
+    fn settle(&self) {
+        let is_cancelled = |cancel: &Arc<Cancel>| cancel.wait(Duration::ZERO);
+        let began = Instant::now();
+        while lock(&self.requests).values().any(is_cancelled) && began.elapsed() < SETTLE_LIMIT {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -376,6 +389,10 @@ impl Worker {
             self.send(&Event::Loading {
                 request,
                 progress: f32::from(step) / 10.0,
+            });
+            model.script.pass(Place::Load(step.into()), |moment| {
+                thread::sleep(moment);
+                model.is_gone.load(Ordering::Relaxed)
             });
         }
         self.working.fetch_sub(1, Ordering::Relaxed);
