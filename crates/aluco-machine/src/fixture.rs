@@ -4,7 +4,7 @@
 //! files works on a tree ([`unpack`]).
 
 use std::{
-    fs, io,
+    env, fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,14 @@ const TREE_FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Where they are kept.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/machines")
+    crate_folder().join("../../fixtures/machines")
+}
+
+/// The folder of the crate that is tested. Cargo says it when it runs a test; what was compiled may come from another checkout that shares the target
+/// folder.
+pub fn crate_folder() -> PathBuf {
+    let said = env::var_os("CARGO_MANIFEST_DIR");
+    said.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
 /// The names of all machines, in order.

@@ -232,6 +232,7 @@ mod tests {
             rounds: 1,
             arithmetic_time: Duration::from_millis(5),
             disk_bytes: 1 << 20,
+            disk_time: Duration::MAX,
             ..Plan::new(NonZeroUsize::MIN, folder.path().to_owned(), 1 << 30)
         };
         let mut steps = Vec::new();

@@ -1,7 +1,7 @@
 //! Every rule fires on a machine that has what it looks for, and keeps quiet on one that has not. The machines are those of `fixtures/machines`, with
 //! files replaced as `tests/rules` says: the facts are told from files by the real collectors.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs};
 
 use aluco_machine::{
     doctor::{Catalogue, Finding, Report, examine_with_log, kernel_events},
@@ -45,7 +45,7 @@ struct Case {
 }
 
 fn cases() -> BTreeMap<String, Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules");
+    let folder = fixture::crate_folder().join("tests/rules");
     let mut cases = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -253,7 +253,8 @@ fn a_hostile_machine_is_told_quickly_and_nothing_of_it_is_believed() {
     for root in [fixture::root("hostile"), Root::open(folder.path()).unwrap()] {
         let started = Instant::now();
         let facts = Facts::collect(&root, &Request::default());
-        assert!(started.elapsed() < Duration::from_secs(2));
+        // A few milliseconds on an idle machine; minutes, were a pipe waited for or a circle walked.
+        assert!(started.elapsed() < Duration::from_secs(60));
         let because = |why: Option<(Because, &str)>| why.map(|(because, _)| because);
         let gpu = &facts.gpus[0];
         assert_eq!(facts.gpus.len(), 1, "links in circles are no GPU");
@@ -304,7 +305,8 @@ fn this_machine_is_told_in_bounded_time() {
     let started = Instant::now();
     let facts = Facts::collect(&root, &Request::default());
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    // No question is waited for longer than a second or two. The rest is left to a machine that has other things to do.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     assert!(
         facts
             .memory

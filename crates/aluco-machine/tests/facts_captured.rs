@@ -247,7 +247,9 @@ fn this_machine_can_be_captured_and_replayed() {
     let text = serde_json::to_string(&written).unwrap();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let host = host.trim();
-    assert!(host.len() < 6 || !text.contains(host), "{host}");
+    // A name like "server" or "kernel" stands in many places that tell nothing of the host.
+    let tells = host.len() >= 8 && host.bytes().any(|byte| byte.is_ascii_digit());
+    assert!(!tells || !text.contains(host), "{host}");
     let replayed = Facts::collect(&Root::bundle(written), &Request::default());
     assert!(replayed.memory.total_bytes.get().is_some());
 }

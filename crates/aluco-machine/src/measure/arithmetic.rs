@@ -129,8 +129,12 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_a_computer() {
+        let begin = Instant::now();
         let found = measure(NonZeroUsize::MIN, Duration::from_millis(20));
-        assert!(found.one_thread > 1e7, "{found:?}");
-        assert!(found.all_threads > 1e7, "{found:?}");
+        // Each did one round at least in less than all the time that passed.
+        let slowest = (2 * LANES * STEPS) as f64 / begin.elapsed().as_secs_f64();
+        for rate in [found.one_thread, found.all_threads] {
+            assert!((slowest..1e14).contains(&rate), "{slowest}: {found:?}");
+        }
     }
 }

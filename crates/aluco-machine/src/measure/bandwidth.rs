@@ -180,10 +180,13 @@ mod tests {
             array_bytes: 1 << 20,
             rounds: 2,
         };
+        let begin = Instant::now();
         let found = measure(&options);
+        // Each kernel went through an array at least in less than all the time that passed.
+        let slowest = f64::from(1 << 20) / begin.elapsed().as_secs_f64();
         assert_eq!((found.threads, found.array_bytes), (2, 1 << 20));
         for rate in [found.read, found.copy, found.triad] {
-            assert!(rate.is_finite() && rate > 1e6, "{found:?}");
+            assert!(rate.is_finite() && rate >= slowest, "{slowest}: {found:?}");
         }
     }
 

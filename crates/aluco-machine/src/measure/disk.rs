@@ -41,7 +41,11 @@ pub(super) fn measure(file: &Path, bytes: u64, time: Duration) -> io::Result<Dis
     let portion = &mut buffer[start..start + PORTION];
     forget(file)?;
     let direct = match open_direct(file) {
-        Ok(open) => Some(rate(open, portion, bytes, time)?),
+        // Some file systems let it be opened so, and then refuse to read.
+        Ok(open) => match rate(open, portion, bytes, time) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
+            rate => Some(rate?),
+        },
         Err(_) => None,
     };
     forget(file)?;
@@ -127,10 +131,15 @@ mod tests {
         let bytes = (PORTION + 12_345) as u64;
         let file = made_up(folder.path(), bytes).unwrap();
         assert_eq!(file.as_file().metadata().unwrap().len(), bytes);
-        let found = measure(file.path(), u64::MAX, Duration::from_secs(10)).unwrap();
+        let begin = Instant::now();
+        let found = measure(file.path(), u64::MAX, Duration::MAX).unwrap();
         assert_eq!(found.bytes, bytes);
-        assert!(found.buffered > 1e4 && found.cached > 1e4, "{found:?}");
-        assert!(found.direct.is_none_or(|rate| rate > 1e4), "{found:?}");
+        // Each way took less than all of them.
+        let slowest = bytes as f64 / begin.elapsed().as_secs_f64();
+        let rates = [found.buffered, found.cached].into_iter();
+        for rate in rates.chain(found.direct) {
+            assert!(rate >= slowest, "{slowest}: {found:?}");
+        }
         drop(file);
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
@@ -140,7 +149,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = made_up(folder.path(), 3 * PORTION as u64).unwrap();
         let limit = PORTION as u64;
-        let found = measure(file.path(), limit, Duration::from_secs(10)).unwrap();
+        let found = measure(file.path(), limit, Duration::MAX).unwrap();
         assert_eq!(found.bytes, limit);
     }
 

@@ -311,8 +311,6 @@ fn monotonic() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -320,8 +318,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("journalctl");
         let script = "#!/bin/sh\necho '[    1.000000] host kernel: amdgpu: GPU reset begin!'\nexec sleep 600\n";
-        std::fs::write(&program, script).expect("a program");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        // A shell writes it: what this process has open for writing, a fork of another test's may have, too, and nobody can run it then.
+        let wrote = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
+            .arg(&program)
+            .arg(script)
+            .status();
+        assert!(wrote.expect("a shell").success());
         let log = KernelLog::journal(program.to_str().expect("text")).expect("a log");
         let events = log.wait(SystemTime::UNIX_EPOCH, Duration::from_secs(60));
         assert_eq!(events.len(), 1);

@@ -5,7 +5,7 @@
 
 use std::{
     str::FromStr,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     time::{Duration, SystemTime},
 };
 
@@ -44,6 +44,8 @@ struct GpuReader {
     card: String,
     ask: Sender<()>,
     answers: Receiver<GpuSample>,
+    /// How long an answer is waited for. The files of a machine that is replayed always answer.
+    patience: Option<Duration>,
     /// A question is not answered yet.
     asked: bool,
 }
@@ -142,6 +144,7 @@ impl GpuReader {
     fn start(root: &Root, card: &str) -> Self {
         let (ask, questions) = channel();
         let (answer, answers) = channel();
+        let patience = root.is_live().then_some(PATIENCE);
         let root = root.clone();
         let name = card.to_owned();
         let folder = format!("/sys/class/drm/{card}/device");
@@ -159,6 +162,7 @@ impl GpuReader {
             card: card.to_owned(),
             ask,
             answers,
+            patience,
             asked: false,
         }
     }
@@ -174,13 +178,14 @@ impl GpuReader {
         if self.ask.send(()).is_err() {
             return silent(&self.card);
         }
-        match self.answers.recv_timeout(PATIENCE) {
-            Ok(sample) => sample,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                self.asked = true;
-                silent(&self.card)
-            }
-        }
+        let answer = match self.patience {
+            Some(patience) => self.answers.recv_timeout(patience).ok(),
+            None => self.answers.recv().ok(),
+        };
+        answer.unwrap_or_else(|| {
+            self.asked = true;
+            silent(&self.card)
+        })
     }
 }
 
@@ -345,6 +350,35 @@ mod tests {
         assert_eq!(sample.memory_total_bytes, facts.memory.total_bytes);
         assert_eq!(sample.memory_available_bytes, facts.memory.available_bytes);
         assert!(sample.cpu_busy_percent.get().is_none(), "the first sample");
+    }
+
+    #[test]
+    fn a_driver_that_does_not_answer_is_told_of_and_not_asked_again_before_it_has() {
+        let (ask, questions) = channel();
+        let (answer, answers) = channel();
+        let mut reader = GpuReader {
+            card: "card1".to_owned(),
+            ask,
+            answers,
+            patience: Some(Duration::ZERO),
+            asked: false,
+        };
+        let is_silent = |sample: &GpuSample| *sample == silent("card1");
+        let fresh = || GpuSample {
+            busy_percent: Known::value(7, "a test"),
+            ..silent("card1")
+        };
+        assert!(is_silent(&reader.sample()) && is_silent(&reader.sample()));
+        assert_eq!(questions.try_iter().count(), 1);
+        // The late answer is as old as its question.
+        answer.send(fresh()).expect("somebody waits");
+        assert!(is_silent(&reader.sample()));
+        assert_eq!(questions.try_iter().count(), 1);
+        reader.patience = None;
+        for _ in 0..2 {
+            answer.send(fresh()).expect("somebody waits");
+        }
+        assert_eq!(reader.sample(), fresh());
     }
 
     #[test]

@@ -11,10 +11,15 @@ const STEPS_MAX: usize = 500;
 fn an_apply_is_taken_back_byte_for_byte() {
     let machine = Machine::new();
     let before = machine.picture();
-    let applied = machine.apply(&machine.changes()).expect("applied");
+    let mut runner = FakeCommands::new(machine.folder.path(), None);
+    let applied = machine
+        .apply_with(&machine.changes(), &RealDisk, &mut runner)
+        .expect("applied");
     assert_eq!(applied.changes, 6);
     assert_ne!(machine.picture(), before);
-    let undone = machine.undo(Extent::Last, false).expect("undone");
+    let undone = machine
+        .undo_with(Extent::Last, false, &RealDisk, &mut runner)
+        .expect("undone");
     assert_eq!((undone.applies, undone.changes), (1, 6));
     assert_eq!(machine.picture(), before);
 }

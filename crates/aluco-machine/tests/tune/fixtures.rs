@@ -8,12 +8,12 @@ use aluco_machine::{
     fixture,
     root::Root,
     tune::{
-        Action, Choices, Extent, GttChoice, Instruction, Plan, RealDisk, Tree, TuneError, Verdict,
-        apply, status, undo, unified_diff,
+        Action, Choices, Extent, GttChoice, Instruction, Plan, Tree, TuneError, Verdict, apply,
+        status, undo, unified_diff,
     },
 };
 
-use crate::machine::{FakeCommands, Fault, FaultyDisk, picture, with_host};
+use crate::machine::{FakeCommands, Fault, FaultyDisk, QuickDisk, picture, with_host};
 
 /// More steps than an apply has.
 const STEPS_MAX: usize = 1000;
@@ -103,7 +103,7 @@ fn there_and_back(name: &str) {
     let everything = plan(&machine, &all()).expect("a plan");
     insta::assert_snapshot!(format!("{name}-everything"), told(&everything));
     let mut runner = FakeCommands::new(root, None);
-    with_host(&machine.tree, &RealDisk, &mut runner, |host| {
+    with_host(&machine.tree, &QuickDisk, &mut runner, |host| {
         apply(host, &everything.changes).expect("applied")
     });
     let again = plan(&machine, &all()).expect("a plan");
@@ -126,7 +126,7 @@ fn there_and_back(name: &str) {
         });
         assert!(waits || of_kernel || by_daemon, "{change:?}");
     }
-    with_host(&machine.tree, &RealDisk, &mut runner, |host| {
+    with_host(&machine.tree, &QuickDisk, &mut runner, |host| {
         undo(host, Extent::Last, false).expect("undone")
     });
     assert_eq!(picture(root), before);
@@ -144,7 +144,7 @@ fn cut_anywhere(machine: &Unpacked, plan: &Plan) {
             apply(host, &plan.changes)
         });
         let mut runner = FakeCommands::new(root, None);
-        with_host(&machine.tree, &RealDisk, &mut runner, |host| {
+        with_host(&machine.tree, &QuickDisk, &mut runner, |host| {
             undo(host, Extent::Last, false).unwrap_or_else(|error| panic!("step {at}: {error}"))
         });
         assert!(picture(root) == before, "step {at}");

@@ -48,6 +48,33 @@ pub(crate) fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
     picture
 }
 
+/// The file system itself, but nobody waits until things are on the medium: these tests would, thousands of times.
+pub(crate) struct QuickDisk;
+
+impl Disk for QuickDisk {
+    fn write_new(&self, path: &Path, bytes: &[u8], attributes: Attributes<'_>) -> io::Result<()> {
+        RealDisk.write_new(path, bytes, attributes)
+    }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.append(path, bytes)
+    }
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path).map(drop)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+    fn create_folder(&self, path: &Path, mode: u32) -> io::Result<()> {
+        RealDisk.create_folder(path, mode)
+    }
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_folder(path)
+    }
+}
+
 /// What a disk does at one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -101,37 +128,37 @@ impl FaultyDisk {
 impl Disk for FaultyDisk {
     fn write_new(&self, path: &Path, bytes: &[u8], attributes: Attributes<'_>) -> io::Result<()> {
         if self.torn()? {
-            RealDisk.write_new(path, &bytes[..bytes.len() / 2], attributes)?;
+            QuickDisk.write_new(path, &bytes[..bytes.len() / 2], attributes)?;
             return Err(io::Error::other("injected"));
         }
-        RealDisk.write_new(path, bytes, attributes)
+        QuickDisk.write_new(path, bytes, attributes)
     }
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if self.torn()? {
-            RealDisk.append(path, &bytes[..bytes.len() / 2])?;
+            QuickDisk.append(path, &bytes[..bytes.len() / 2])?;
             return Err(io::Error::other("injected"));
         }
-        RealDisk.append(path, bytes)
+        QuickDisk.append(path, bytes)
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        RealDisk.sync(path)
+        QuickDisk.sync(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
-        RealDisk.rename(from, to)
+        QuickDisk.rename(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        RealDisk.remove_file(path)
+        QuickDisk.remove_file(path)
     }
     fn create_folder(&self, path: &Path, mode: u32) -> io::Result<()> {
         self.step()?;
-        RealDisk.create_folder(path, mode)
+        QuickDisk.create_folder(path, mode)
     }
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        RealDisk.remove_folder(path)
+        QuickDisk.remove_folder(path)
     }
 }
 
@@ -369,7 +396,7 @@ impl Machine {
     pub(crate) fn apply(&self, changes: &[Change]) -> Result<Applied, TuneError> {
         self.apply_with(
             changes,
-            &RealDisk,
+            &QuickDisk,
             &mut FakeCommands::new(self.folder.path(), None),
         )
     }
@@ -385,7 +412,7 @@ impl Machine {
 
     pub(crate) fn undo(&self, extent: Extent, force: bool) -> Result<Undone, TuneError> {
         let mut runner = FakeCommands::new(self.folder.path(), None);
-        self.undo_with(extent, force, &RealDisk, &mut runner)
+        self.undo_with(extent, force, &QuickDisk, &mut runner)
     }
 
     pub(crate) fn undo_with(
