@@ -16,7 +16,14 @@ const TREE_FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Where they are kept.
 pub fn folder() -> PathBuf {
-    crate_folder().join("../../fixtures/machines")
+    let mut places = crate_folder();
+    loop {
+        let folder = places.join("fixtures/machines");
+        if folder.is_dir() {
+            return folder;
+        }
+        assert!(places.pop(), "the fixtures are in the repository");
+    }
 }
 
 /// The folder of the crate that is tested. Cargo says it when it runs a test; what was compiled may come from another checkout that shares the target

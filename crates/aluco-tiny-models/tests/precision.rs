@@ -1,6 +1,10 @@
 //! A model in full precision beside the quantised one that it comes from.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use aluco_model::gguf::{GgufFile, Limits, TensorType, writer::Writer};
 use aluco_tiny_models::in_full_precision;
@@ -74,8 +78,13 @@ fn a_model_in_full_precision_is_written_once_and_again_if_it_is_not_whole() {
     write(&model);
     let path = in_full_precision(&model).unwrap();
     let first = fs::read(&path).unwrap();
+    // Later than anything that is written now, however coarse the clock of the file system is.
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    let file = File::options().append(true).open(&path).unwrap();
+    file.set_modified(later).unwrap();
     let changed = || fs::metadata(&path).unwrap().modified().unwrap();
     let at = changed();
+    assert!(at > SystemTime::now());
     in_full_precision(&model).unwrap();
     assert_eq!(changed(), at);
 

@@ -53,6 +53,8 @@ pub(crate) struct Hub {
     /// Publishes files as if they were in Git itself, not in the storage for large ones.
     pub(crate) in_git: bool,
     pub(crate) ranges: bool,
+    /// How many bytes of files may be served, and what happens then. Whole files in place of a range count for nothing: whoever asked
+    /// for the range lets go of them at once.
     pub(crate) bytes_allowed: Option<(u64, AtLimit)>,
     /// Answers to the next requests for descriptions and for files.
     pub(crate) api_refusals: VecDeque<Refusal>,
@@ -154,23 +156,27 @@ async fn answer(State(hub): State<Arc<Mutex<Hub>>>, request: Request) -> Respons
         return (StatusCode::FOUND, [(header::LOCATION, target)]).into_response();
     }
     let total = contents.len();
-    let range = text(request.headers(), header::RANGE)
-        .filter(|_| state.ranges)
-        .map(|range| {
-            let (start, end) = range
-                .strip_prefix("bytes=")
-                .unwrap()
-                .split_once('-')
-                .unwrap();
-            (start.parse().unwrap(), end.parse::<usize>().unwrap())
-        });
+    let asked = text(request.headers(), header::RANGE);
+    let is_unasked = asked.is_some() && !state.ranges;
+    let range = asked.filter(|_| state.ranges).map(|range| {
+        let (start, end) = range
+            .strip_prefix("bytes=")
+            .unwrap()
+            .split_once('-')
+            .unwrap();
+        (start.parse().unwrap(), end.parse::<usize>().unwrap())
+    });
     let (start, end) = range.unwrap_or((0, total - 1));
     let mut contents = contents[start..=end].to_vec();
     let excess = state.excess_bytes;
     drop(state);
     contents.resize(contents.len() + excess, 0);
     let length = contents.len();
-    let mut response = Response::new(body(hub, contents.into()));
+    let mut response = Response::new(if is_unasked {
+        contents.into()
+    } else {
+        body(hub, contents.into())
+    });
     if excess == 0 {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, length.into());

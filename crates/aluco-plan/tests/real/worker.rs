@@ -5,6 +5,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command as Process, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -64,12 +65,12 @@ pub(crate) fn estimates(model: &Path, options: &[LoadOptions]) -> Vec<Breakdown>
         .spawn()
         .unwrap();
     let mut questions = process.stdin.take().unwrap();
-    for options in options {
-        let line = serde_json::to_string(options).unwrap();
-        writeln!(questions, "{line}").unwrap();
-    }
-    drop(questions);
+    let lines = options.iter().map(|it| serde_json::to_string(it).unwrap());
+    let lines = lines.map(|line| line + "\n").collect::<String>();
+    // At the same time, because pipes may hold less than all questions or all answers. Whether a worker heard all is seen by its answers.
+    let asking = thread::spawn(move || questions.write_all(lines.as_bytes()));
     let output = process.wait_with_output().unwrap();
+    let _ = asking.join();
     assert!(output.status.success(), "{}", model.display());
     let answers: Vec<Breakdown> = String::from_utf8(output.stdout)
         .unwrap()
