@@ -58,7 +58,7 @@ fn find_or_build() -> PathBuf {
         .args(["build", "--quiet", "--package", NAME, "--profile", profile])
         .arg("--target-dir")
         .arg(target_folder)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(crates_folder())
         .status();
     assert!(
         matches!(&status, Ok(status) if status.success()) && binary.exists(),
@@ -74,9 +74,7 @@ fn is_fresh(binary: &Path) -> bool {
     let Ok(built) = modified(binary) else {
         return false;
     };
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this crate lies in `crates`");
+    let crates = crates_folder();
     let newest = ["aluco-fake-worker/src", "aluco-proto/src"]
         .into_iter()
         .filter_map(|folder| fs::read_dir(crates.join(folder)).ok())
@@ -85,4 +83,13 @@ fn is_fresh(binary: &Path) -> bool {
         .filter_map(|entry| modified(&entry.path()).ok())
         .max();
     newest.unwrap_or(SystemTime::UNIX_EPOCH) <= built
+}
+
+/// Where the crate that is tested lies, and this one. Cargo says it when it runs a test; what was compiled may come from another checkout that shares
+/// the target folder.
+fn crates_folder() -> PathBuf {
+    let said = std::env::var_os("CARGO_MANIFEST_DIR");
+    let tested = said.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let crates = tested.parent().expect("a crate lies in `crates`");
+    crates.to_owned()
 }
