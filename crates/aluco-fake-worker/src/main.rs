@@ -5,6 +5,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     process::ExitCode,
     thread,
+    time::Duration,
 };
 
 use aluco_fake_worker::{Persona, answer_estimates, serve};
@@ -36,6 +37,10 @@ fn run() -> io::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some("serve") => {
+            let awaited = persona.serve_waits_for.as_ref();
+            while awaited.is_some_and(|file| !file.exists()) {
+                thread::sleep(Duration::from_millis(1));
+            }
             if let Some(sentence) = &persona.serve_fails {
                 eprintln!("{sentence}");
                 return Ok(ExitCode::FAILURE);

@@ -66,8 +66,6 @@ pub struct Script {
     /// How many requests have to come to the place of the first accident before it happens, how many to that of the second, and so on over all
     /// workers; one where this says nothing. Those that come first wait there.
     pub crowds: Vec<u32>,
-    /// Accidents wait until this file exists.
-    pub accidents_wait_for: Option<PathBuf>,
     /// Crashes and hangs after tokens befall only requests whose prompt has this in it.
     pub culprit: Option<String>,
     /// Crashes happen only if the model is loaded with a larger micro-batch than this.
@@ -116,7 +114,6 @@ impl Default for Script {
             crash_after: None,
             accidents_max: None,
             crowds: Vec::new(),
-            accidents_wait_for: None,
             culprit: None,
             micro_batch_safe: None,
             crash: Crash::Abort,
@@ -152,9 +149,7 @@ impl Script {
         if self.accidents_max.is_none() && self.crowds.is_empty() {
             return Accident::Now;
         }
-        let journal = self.journal.as_deref().map(fs::read_to_string);
-        let lines = journal.and_then(Result::ok).unwrap_or_default();
-        let happened = lines.lines().filter(|line| *line == "accident").count();
+        let happened = self.noted("accident");
         if self
             .accidents_max
             .is_some_and(|most| happened >= most as usize)
@@ -170,6 +165,13 @@ impl Script {
         }
         note(self.journal.as_deref(), "accident");
         Accident::Now
+    }
+
+    /// How often a line is in the journal.
+    pub(crate) fn noted(&self, line: &str) -> usize {
+        let journal = self.journal.as_deref().map(fs::read_to_string);
+        let lines = journal.and_then(Result::ok).unwrap_or_default();
+        lines.lines().filter(|it| *it == line).count()
     }
 
     /// Waits at a place until its gates are open. `wait` waits for a moment, and says whether nobody is interested any more.
@@ -227,6 +229,8 @@ pub enum Place {
     Prefill(u32),
     /// Behind so many tokens of a request, and before the accident there.
     Token(u32),
+    /// Before the measurement of this number, as the journal counts them; the first one is 1.
+    Bench(u32),
 }
 
 /// How the process ends by accident.

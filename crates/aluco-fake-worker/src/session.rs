@@ -54,6 +54,7 @@ pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
     }
     while let Some(command) = next()? {
         if matches!(command, Command::Shutdown) {
+            persona.note("shutdown");
             worker.settle();
             break;
         }
@@ -465,6 +466,11 @@ impl Worker {
                 },
             );
         }
+        let number = model.script.noted("bench") as u32;
+        model.script.pass(Place::Bench(number), |moment| {
+            thread::sleep(moment);
+            false
+        });
         let total = spec.repetitions * spec.tests.len() as u32;
         for done in 1..=total {
             thread::sleep(Duration::from_millis(model.script.delay_ms));

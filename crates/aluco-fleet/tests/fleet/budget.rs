@@ -202,6 +202,11 @@ async fn a_busy_model_is_waited_for_and_then_the_request_is_turned_away() {
     assert!(error.to_string().contains("HELD BY"), "{error}");
     assert_eq!(world.journal("wanted"), Vec::<String>::new());
 
+    let patient = FleetConfig {
+        place_timeout: Duration::from_secs(3600),
+        ..world.config.clone()
+    };
+    within(fleet.reconfigure(patient)).await;
     let waiting = tokio::spawn({
         let (fleet, wanted) = (fleet.clone(), wanted.clone());
         async move { fleet.load(&wanted).await }

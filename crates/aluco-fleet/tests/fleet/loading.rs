@@ -44,7 +44,7 @@ async fn a_load_shows_its_progress_until_the_model_is_ready() {
     let model = world.model(
         "m",
         &Script {
-            load_ms: 300,
+            load_ms: 1500,
             ..Script::default()
         },
     );
@@ -252,6 +252,10 @@ async fn unloading_a_model_in_the_midst_of_its_load_tells_all_who_wait() {
             tokio::spawn(async move { answer(&fleet, &model).await })
         })
         .collect();
+    until_status(&fleet, "all wait", |status| {
+        status.models.first().is_some_and(|it| it.requests == 3)
+    })
+    .await;
     eventually("the load begins", || world.count("m", "load") == 1).await;
     assert!(within(fleet.unload(&model)).await.unwrap());
     for request in waiting {

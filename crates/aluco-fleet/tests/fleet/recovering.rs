@@ -1,8 +1,14 @@
 //! Streams go on where their worker was lost: nothing twice, nothing missing, one start, one end.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use aluco_fake_worker::{Crash, Hang, Persona, Script};
+use aluco_fake_worker::{Crash, Gate, Hang, Persona, Place, Script};
 use aluco_fleet::{
     FallbackStep, Fleet, FleetError, Generation,
     proto::{
@@ -157,8 +163,8 @@ async fn a_stream_survives_a_crash_before_its_first_token_and_one_behind_its_las
 async fn a_stream_survives_a_silent_worker_and_a_hanging_device() {
     for hang in [Hang::Process, Hang::Device] {
         let mut world = World::new();
-        world.config.heartbeat_timeout = Duration::from_millis(400);
-        world.config.stall_timeout = Duration::from_millis(400);
+        world.config.heartbeat_timeout = Duration::from_millis(1500);
+        world.config.stall_timeout = Duration::from_millis(1500);
         let script = Script {
             hang_after: Some(5),
             hang,
@@ -271,22 +277,26 @@ async fn a_question_whose_worker_dies_is_asked_once_more_and_no_third_time() {
 #[tokio::test]
 async fn a_death_in_the_midst_of_the_load_after_a_death_is_survived() {
     let world = World::new();
+    let expected = undisturbed(&story(), spec("x")).await;
+    let next_is_slow = Gate {
+        at: Place::Token(3),
+        file: world.path("the next load is slow"),
+    };
     let script = Script {
         crash_after: Some(3),
         accidents_max: Some(1),
-        delay_ms: 1,
+        gates: vec![next_is_slow.clone()],
         ..story()
     };
-    let expected = undisturbed(&story_of(&script), spec("x")).await;
     let model = world.model("m", &script);
     let fleet = world.fleet();
     let mut stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
-    // The next load takes its time.
     let slow = Script {
         load_ms: 3_600_000,
         ..script.clone()
     };
     world.model("m", &slow);
+    next_is_slow.open().unwrap();
     let reading = tokio::spawn(async move {
         let mut all = Vec::new();
         while let Some(event) = within(stream.next()).await {
@@ -309,53 +319,75 @@ async fn a_death_in_the_midst_of_the_load_after_a_death_is_survived() {
 
 #[tokio::test]
 async fn kills_at_random_moments_end_no_stream_and_blame_nobody() {
+    const STREAMS: usize = 8;
     let mut world = World::new();
     world.config.restart_backoff = Duration::from_millis(1);
     world.config.fallback_after_deaths = None;
-    let script = Script {
+    world.config.load_options.sequences_max = STREAMS as u32;
+    let fast = Script {
         endless: true,
-        delay_ms: 5,
+        delay_ms: 0,
         ..story()
     };
     let spec = GenerationSpec {
-        tokens_max: Some(300),
+        tokens_max: Some(4000),
         ..spec("x")
     };
-    let expected = undisturbed(
-        &Script {
-            delay_ms: 0,
-            ..script.clone()
-        },
-        spec.clone(),
-    )
-    .await;
-    let model = world.model("m", &script);
+    let expected = undisturbed(&fast, spec.clone()).await;
+    // So slow that none is at its end before the last kill.
+    let slow = Script {
+        delay_ms: 5,
+        ..fast.clone()
+    };
+    let model = world.model("m", &slow);
     let fleet = world.fleet();
-    let streams: Vec<_> = (0..8)
-        .map(|_| {
+    let progress: Arc<[AtomicUsize]> = (0..STREAMS).map(|_| AtomicUsize::new(0)).collect();
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|stream| {
             let (fleet, model, spec) = (fleet.clone(), model.clone(), spec.clone());
+            let progress = progress.clone();
             tokio::spawn(async move {
-                let generation = within(fleet.generate(&model, spec)).await.unwrap();
-                seen(&events(generation).await, 1)
+                let mut generation = within(fleet.generate(&model, spec)).await.unwrap();
+                let mut all = Vec::new();
+                while let Some(event) = within(generation.next()).await {
+                    all.push(event);
+                    progress[stream].store(all.len(), Ordering::Relaxed);
+                }
+                seen(&all, 1)
             })
         })
         .collect();
-    for kill in [Signal::KILL, Signal::ABORT].iter().cycle().take(10) {
-        let status = until_status(&fleet, "streams run", |status| {
-            let activity = status.models.first().and_then(|it| it.activity.as_ref());
-            !status.workers.is_empty() && activity.is_some_and(|it| it.sequences_running > 0)
-        })
-        .await;
-        // Time for a few tokens, of which the fleet does not tell.
-        tokio::time::sleep(Duration::from_millis(60)).await;
+    let events = || -> Vec<usize> {
+        let each = progress.iter();
+        each.map(|events| events.load(Ordering::Relaxed)).collect()
+    };
+    for kill in 0..10 {
+        let status = until_status(&fleet, "a worker runs", |it| !it.workers.is_empty()).await;
+        let kind = if kill % 2 == 0 {
+            // Nobody's doing, wherever it hits them.
+            tokio::time::sleep(Duration::from_millis(10 * kill)).await;
+            Signal::KILL
+        } else {
+            // As an assertion does. Whom it hits nowhere twice is not suspected.
+            let before = events();
+            eventually("all come on", || {
+                let now = events();
+                before.iter().zip(now).all(|(before, now)| now > before + 5)
+            })
+            .await;
+            Signal::ABORT
+        };
+        if kill == 9 {
+            world.model("m", &fast);
+        }
         let pid = status.workers[0].hello.pid;
-        signal(pid, *kill);
+        signal(pid, kind);
         eventually("it is reaped", || !exists(pid)).await;
     }
     for stream in streams {
         assert_eq!(within(stream).await.unwrap(), expected);
     }
-    assert!(within(fleet.status()).await.workers[0].restarts >= 10);
+    assert_eq!(within(fleet.status()).await.workers[0].restarts, 10);
 }
 
 #[tokio::test]
@@ -365,6 +397,8 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
         crash_after: Some(3),
         culprit: Some("bad".to_owned()),
         last_words: vec!["GGML_ASSERT(bad) failed".to_owned()],
+        // The others are far from their end when it comes to its place.
+        tokens: (0..400).map(|word| format!(" w{word}")).collect(),
         delay_ms: 5,
         ..story()
     };
@@ -372,7 +406,7 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
     let model = world.model("m", &script);
     let fleet = world.fleet();
     let mut innocent = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         let mut stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
         innocent.push(tokio::spawn(async move {
             let mut all = Vec::new();
@@ -388,7 +422,13 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
     let message = &failure(&ended).message;
     assert!(message.contains("GGML_ASSERT(bad) failed"), "{message}");
     for stream in innocent {
-        assert_eq!(seen(&within(stream).await.unwrap(), 1), expected);
+        let seen = seen(&within(stream).await.unwrap(), 1);
+        // The fake worker numbers words as they come, so tokens depend on what the others asked.
+        assert_eq!(
+            (&seen.texts, &seen.finished),
+            (&expected.texts, &expected.finished)
+        );
+        assert_eq!(seen.usage, expected.usage);
     }
     let loads = world.count("m", "load");
     // Two deaths in the crowd, two on trial.
@@ -580,10 +620,8 @@ async fn a_client_that_leaves_in_the_pause_is_forgotten() {
 #[tokio::test]
 async fn a_shutdown_in_the_pause_ends_the_stream_explicitly() {
     let (_world, fleet, stream) = waiting_for_a_worker().await;
-    let began = Instant::now();
     within(fleet.shutdown(Duration::ZERO)).await;
     let ended = events(stream).await;
     let message = &failure(&ended).message;
     assert!(message.contains("the server is shutting down"), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(5));
 }

@@ -149,7 +149,7 @@ async fn of_two_idle_models_the_one_that_loads_fast_makes_place() {
     let mut world = World::new();
     world.config.models_max = 2;
     let slow = Script {
-        load_ms: 400,
+        load_ms: 1500,
         ..Script::default()
     };
     let slow = world.model("slow", &slow);
@@ -207,7 +207,7 @@ async fn a_plan_tells_what_a_load_would_do_and_does_nothing() {
 async fn the_progress_of_one_load_is_told_while_it_lasts() {
     let world = World::new();
     let script = Script {
-        load_ms: 300,
+        load_ms: 1500,
         ..Script::default()
     };
     let model = world.model("m", &script);
