@@ -2,25 +2,28 @@
 
 use std::time::Duration;
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Place, Script};
 use aluco_server::ServerConfig;
 use serde_json::json;
 
-use crate::world::{PATIENCE, World, chunks, config, lines};
-
-fn slow() -> Script {
-    Script {
-        delay_ms: 50,
-        ..Script::default()
-    }
-}
+use crate::world::{PATIENCE, World, chunks, config, eventually, lines};
 
 #[tokio::test]
 async fn a_running_stream_is_finished_before_the_end() {
     let mut world = World::new().await;
-    let model = world.model("m", &slow());
+    let gate = world.gate(Place::Token(2));
+    let script = Script {
+        gates: vec![gate.clone()],
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
     let response = world.chat(&model, json!({"stream": true})).await;
     world.shutdown.take();
+    eventually("the server takes nobody any more", || {
+        std::net::TcpStream::connect(world.address).is_err()
+    })
+    .await;
+    gate.open().unwrap();
     let lines = lines(response).await;
     assert_eq!(lines.last().unwrap(), "[DONE]");
     let ended = tokio::time::timeout(PATIENCE, world.server).await;
@@ -36,8 +39,9 @@ async fn a_stream_over_the_limit_ends_with_an_error() {
     let mut world = World::with(hasty, |_| {}).await;
     let endless = Script {
         endless: true,
+        delay_ms: 50,
         context_tokens: 1_000_000,
-        ..slow()
+        ..Script::default()
     };
     let model = world.model("m", &endless);
     let response = world.chat(&model, json!({"stream": true})).await;

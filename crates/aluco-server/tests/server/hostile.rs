@@ -1,6 +1,6 @@
 //! Requests that mean harm, or are broken.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use aluco_fake_worker::Script;
 use aluco_server::ServerConfig;
@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::world::{World, config, error};
+use crate::world::{PATIENCE, World, config, error};
 
 #[tokio::test]
 async fn broken_bodies_are_refused_in_openais_form() {
@@ -62,7 +62,8 @@ async fn all_bodies_together_are_bounded_as_long_as_their_requests_run() {
         body_bytes_max: 10_000,
         ..config()
     };
-    let world = World::with(small, |_| {}).await;
+    // As many as fit run at once: who waits for its turn would hold up the next one.
+    let world = World::with(small, |fleet| fleet.load_options.sequences_max = 8).await;
     let script = Script {
         endless: true,
         delay_ms: 5,
@@ -86,10 +87,9 @@ async fn all_bodies_together_are_bounded_as_long_as_their_requests_run() {
     }
     assert_eq!(running.len(), 8);
     drop(running);
-    let mut is_room = false;
-    while !is_room {
-        is_room = world.chat(&model, fields.clone()).await.status() == 200;
-    }
+    let room = async { while world.chat(&model, fields.clone()).await.status() != 200 {} };
+    let room = tokio::time::timeout(PATIENCE, room).await;
+    room.expect("those that have ended make room");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn wrong_paths_and_methods_are_told_apart() {
 #[tokio::test]
 async fn a_client_that_is_slow_to_ask_is_cut_off() {
     let hasty = ServerConfig {
-        read_timeout: Duration::from_millis(100),
+        read_timeout: Duration::from_millis(500),
         ..config()
     };
     let world = World::with(hasty, |_| {}).await;
@@ -118,11 +118,14 @@ async fn a_client_that_is_slow_to_ask_is_cut_off() {
             "HTTP/1.1 408",
         ),
     ] {
-        let mut stream = TcpStream::connect(world.address).await.unwrap();
-        stream.write_all(sent.as_bytes()).await.unwrap();
+        // The server runs on this thread, so what is sent is there when it looks for the first time.
+        let mut stream = std::net::TcpStream::connect(world.address).unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(stream).unwrap();
         let mut reply = String::new();
         let reading = stream.read_to_string(&mut reply);
-        let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+        let read = tokio::time::timeout(PATIENCE, reading).await;
         read.expect("the server hangs up").unwrap();
         assert!(reply.starts_with(expected), "{reply}");
     }

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Gate, Place, Script};
 use aluco_fleet::KeepAlive;
 use serde_json::{Value, json};
 
-use crate::world::{World, config, error, eventually, lines};
+use crate::world::{World, config, error, eventually, read_until, split};
 
-fn slow() -> Script {
+/// Its load stops at these gates.
+fn gated(gates: &[Gate]) -> Script {
     Script {
-        load_ms: 600,
+        gates: gates.to_vec(),
         ..Script::default()
     }
 }
 
 /// Names and data of a stream of named events.
-async fn named(response: reqwest::Response) -> Vec<(String, Value)> {
-    let text = response.text().await.unwrap();
+fn named(text: &str) -> Vec<(String, Value)> {
     text.split_terminator("\n\n")
         .map(|event| {
             let (name, data) = event.split_once('\n').unwrap();
@@ -32,10 +32,18 @@ async fn named(response: reqwest::Response) -> Vec<(String, Value)> {
 #[tokio::test]
 async fn who_follows_a_load_sees_its_progress_and_its_end() {
     let world = World::new().await;
-    let model = world.model("m", &slow());
+    let gates = [Place::Load(3), Place::Load(6)].map(|place| world.gate(place));
+    let model = world.model("m", &gated(&gates));
     let request = world.post("/aluco/v1/load", &json!({"model": model}));
     let request = request.header("accept", "text/event-stream");
-    let events = named(request.send().await.unwrap()).await;
+    let mut response = request.send().await.unwrap();
+    let mut text = String::new();
+    for (gate, progress) in gates.iter().zip(["\"progress\":0.3", "\"progress\":0.6"]) {
+        text += &read_until(&mut response, |text| text.contains(progress)).await;
+        gate.open().unwrap();
+    }
+    text += &response.text().await.unwrap();
+    let events = named(&text);
     let (last, progress) = events.split_last().unwrap();
     assert_eq!(last.0, "loaded");
     assert_eq!(last.1["architecture"], "fake");
@@ -49,7 +57,7 @@ async fn who_follows_a_load_sees_its_progress_and_its_end() {
     let body = json!({"model": model, "stream": true});
     let again = world.post("/aluco/v1/load", &body).send().await.unwrap();
     assert_eq!(again.headers()["content-type"], "text/event-stream");
-    let again = named(again).await;
+    let again = named(&again.text().await.unwrap());
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].0, "loaded");
 }
@@ -61,16 +69,15 @@ async fn who_follows_a_load_hears_something_while_it_gets_no_further() {
         ..config()
     };
     let world = World::with(quick, |_| {}).await;
-    let script = Script {
-        load_ms: 3000,
-        ..Script::default()
-    };
-    let model = world.model("m", &script);
+    let gate = world.gate(Place::Load(1));
+    let model = world.model("m", &gated(std::slice::from_ref(&gate)));
     let body = json!({"model": model, "stream": true});
-    let response = world.post("/aluco/v1/load", &body).send().await.unwrap();
-    let lines = lines(response).await;
-    let comments = lines.iter().filter(|line| line.starts_with(": "));
-    assert!(comments.count() > 5, "{lines:?}");
+    let mut response = world.post("/aluco/v1/load", &body).send().await.unwrap();
+    let comment = ": loading or waiting\n\n";
+    read_until(&mut response, |text| text.contains("\"progress\":0.1")).await;
+    read_until(&mut response, |text| text.matches(comment).count() > 5).await;
+    gate.open().unwrap();
+    let lines = split(&response.text().await.unwrap());
     assert!(lines.last().unwrap().starts_with("event: loaded"));
 }
 
@@ -80,7 +87,8 @@ async fn a_load_that_fails_ends_its_stream_in_an_error() {
     let model = world.model("m", &Script::default());
     std::fs::write(&model, "no model at all").unwrap();
     let body = json!({"model": model, "stream": true});
-    let events = named(world.post("/aluco/v1/load", &body).send().await.unwrap()).await;
+    let response = world.post("/aluco/v1/load", &body).send().await.unwrap();
+    let events = named(&response.text().await.unwrap());
     let (name, data) = events.last().unwrap();
     assert_eq!(name, "error");
     assert!(
@@ -94,11 +102,11 @@ async fn a_load_that_fails_ends_its_stream_in_an_error() {
 #[tokio::test]
 async fn a_load_goes_on_when_nobody_follows_it_any_more() {
     let world = World::new().await;
-    let model = world.model("m", &slow());
+    let gate = world.gate(Place::Load(5));
+    let model = world.model("m", &gated(std::slice::from_ref(&gate)));
     let body = json!({"model": model, "stream": true});
-    let mut response = world.post("/aluco/v1/load", &body).send().await.unwrap();
-    response.chunk().await.unwrap();
-    drop(response);
+    world.ask_and_leave("/aluco/v1/load", &body).await;
+    gate.open().unwrap();
     assert_eq!(
         world.chat_json(&model, json!({})).await["object"],
         "chat.completion"
@@ -170,13 +178,13 @@ async fn a_stream_says_how_far_its_model_is_loaded() {
     };
     for resumable in [false, true] {
         let world = World::with(config.clone(), |_| {}).await;
-        let script = Script {
-            load_ms: 2500,
-            ..Script::default()
-        };
-        let model = world.model("m", &script);
+        let gate = world.gate(Place::Load(5));
+        let model = world.model("m", &gated(std::slice::from_ref(&gate)));
         let fields = json!({"stream": true, "resumable": resumable});
-        let lines = lines(world.chat(&model, fields).await).await;
+        let mut response = world.chat(&model, fields).await;
+        let heard = read_until(&mut response, |text| text.contains(": loading 50%\n\n")).await;
+        gate.open().unwrap();
+        let lines = split(&(heard + &response.text().await.unwrap()));
         let loading: Vec<u32> = lines
             .iter()
             .filter_map(|line| {
@@ -187,9 +195,6 @@ async fn a_stream_says_how_far_its_model_is_loaded() {
             })
             .collect();
         assert!(loading.is_sorted(), "{lines:?}");
-        assert!(
-            loading.iter().any(|percent| (1..100).contains(percent)),
-            "{lines:?}"
-        );
+        assert!(lines.last().unwrap().ends_with("[DONE]"), "{lines:?}");
     }
 }

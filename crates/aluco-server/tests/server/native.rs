@@ -4,7 +4,7 @@ use aluco_fake_worker::Script;
 use aluco_fleet::proto::{CacheActivity, CacheReport, Miss};
 use serde_json::{Value, json};
 
-use crate::world::{World, error};
+use crate::world::{PATIENCE, World, error};
 
 #[tokio::test]
 async fn models_are_loaded_shown_and_unloaded() {
@@ -72,6 +72,19 @@ async fn models_on_this_machine_are_listed() {
     assert_eq!(error(missing).await.0, 404);
 }
 
+/// Looks until there is what is looked for.
+async fn until_told<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(told) = look().await {
+                return told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, looking).await;
+    told.expect("the worker says what it does")
+}
+
 #[tokio::test]
 async fn figures_can_be_scraped() {
     let world = World::new().await;
@@ -94,16 +107,26 @@ async fn figures_can_be_scraped() {
     };
     let model = world.model("m", &script);
     world.assert_unharmed(&model).await;
-    let status = world.get("/aluco/v1/status").send().await.unwrap();
-    let status: Value = status.json().await.unwrap();
+    // A worker that takes too long to say what it does is left out.
+    let status = until_told(async || {
+        let status = world.get_json("/aluco/v1/status").await;
+        status["models"][0]["activity"]
+            .is_object()
+            .then_some(status)
+    });
+    let status = status.await;
     let cache = &status["models"][0]["activity"]["cache"];
     assert_eq!(cache["disk_written_bytes"], 60, "{status}");
     // Twice, since what is counted elsewhere must not be added up here.
     world.get("/metrics").send().await.unwrap();
-    let metrics = world.get("/metrics").send().await.unwrap();
-    let form = metrics.headers()["content-type"].to_str().unwrap();
-    assert!(form.starts_with("application/openmetrics-text"), "{form}");
-    let text = metrics.text().await.unwrap();
+    let text = until_told(async || {
+        let metrics = world.get("/metrics").send().await.unwrap();
+        let form = metrics.headers()["content-type"].to_str().unwrap();
+        assert!(form.starts_with("application/openmetrics-text"), "{form}");
+        let text = metrics.text().await.unwrap();
+        text.contains("aluco_kv_cells{").then_some(text)
+    });
+    let text = text.await;
     for line in [
         format!("aluco_generated_tokens_total{{model=\"{model}\"}} 5"),
         format!("aluco_accepted_tokens_total{{model=\"{model}\"}} 3"),

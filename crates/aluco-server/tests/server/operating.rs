@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use aluco_fake_worker::Script;
-use aluco_fleet::{Fleet, FleetConfig};
+use aluco_fake_worker::{Place, Script};
+use aluco_fleet::Fleet;
 use aluco_server::{Acceptance, Operator, Reload, Reloaded, Server, ServerConfig};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
 
-use crate::world::{World, config, error, lines};
+use crate::world::{World, config, error, fleet_config, lines};
 
 /// A program with a configuration that the test writes.
 struct Program {
@@ -51,14 +51,7 @@ async fn operated(keys: &[&str]) -> (World, Server, Arc<Program>) {
     let mut world = World::new().await;
     world.shutdown.take();
     (&mut world.server).await.unwrap().unwrap();
-    let store = aluco_model::Store::new(aluco_model::StoreConfig {
-        hub_cache: world.folder.path().join("hub"),
-        models: world.folder.path().join("models"),
-    });
-    let fleet = Fleet::new(FleetConfig {
-        worker_binary: Some(aluco_fake_worker::binary()),
-        ..FleetConfig::new(store)
-    });
+    let fleet = Fleet::new(fleet_config(world.folder.path()));
     let server = Server::new(fleet, keyed, program.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     world.address = listener.local_addr().unwrap();
@@ -81,9 +74,10 @@ fn with_keys(keys: &[&str]) -> ServerConfig {
 #[tokio::test]
 async fn a_reload_changes_the_keys_while_a_stream_goes_on() {
     let (world, _, program) = operated(&["old"]).await;
+    let gate = world.gate(Place::Token(50));
     let script = Script {
         tokens: (0..100).map(|number| format!("{number} ")).collect(),
-        delay_ms: 5,
+        gates: vec![gate.clone()],
         ..Script::default()
     };
     let model = world.model("m", &script);
@@ -104,9 +98,10 @@ async fn a_reload_changes_the_keys_while_a_stream_goes_on() {
     assert_eq!((status, code.as_str()), (401, "invalid_api_key"));
     let accepted = reload().bearer_auth("new").send().await.unwrap();
     assert_eq!(accepted.status(), 200);
+    gate.open().unwrap();
     let lines = lines(stream).await;
     assert_eq!(lines.last().unwrap(), "[DONE]");
-    assert!(lines.len() > 50, "{lines:?}");
+    assert!(lines.len() > 100, "{lines:?}");
 }
 
 #[tokio::test]

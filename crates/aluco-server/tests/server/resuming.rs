@@ -1,8 +1,8 @@
 //! Streams that outlive their connections.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Place, Script};
 use aluco_server::{ResumableStreams, ResumeConfig, ServerConfig};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::world::{PATIENCE, World, config, error, eventually, merge};
+use crate::world::{PATIENCE, World, config, error, eventually, merge, read_until};
 
 fn with(resume: ResumeConfig) -> ServerConfig {
     ServerConfig { resume, ..config() }
@@ -39,11 +39,7 @@ async fn begin(world: &World, model: &str, fields: Value) -> (Response, String) 
 
 /// Reads a stream until so many events have come, and gives what came.
 async fn read(response: &mut Response, events: u64) -> String {
-    let mut got = String::new();
-    while arrived(&got).0 < events {
-        got.push_str(str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
-    }
-    got
+    read_until(response, |got| arrived(got).0 >= events).await
 }
 
 /// Begins a stream and leaves it when it runs; gives its id, and what has come.
@@ -139,25 +135,26 @@ async fn a_stream_that_is_cut_anywhere_is_completed_byte_for_byte() {
 #[tokio::test]
 async fn a_running_stream_goes_on_without_its_client_and_is_resumed_live() {
     let world = World::new().await;
+    let gate = world.gate(Place::Token(40));
     let script = Script {
         tokens: (0..60).map(|number| format!("{number} ")).collect(),
-        delay_ms: 5,
+        gates: vec![gate.clone()],
         ..Script::default()
     };
     let (id, mut got) = leave(&world, &world.model("m", &script)).await;
-    // It is cut again and again while it runs.
+    // It is cut again and again, and runs at least until half of it has come.
     loop {
         let (after, whole) = arrived(&got);
+        if after >= 30 {
+            gate.open().unwrap();
+        }
         let whole = whole.to_owned();
         let mut rest = resume(&world, &id, after).await;
         got = whole;
-        let mut frames = 0;
-        while let Some(chunk) = rest.chunk().await.unwrap() {
+        while arrived(&got).0 < after + 9
+            && let Some(chunk) = rest.chunk().await.unwrap()
+        {
             got.push_str(str::from_utf8(&chunk).unwrap());
-            frames += 1;
-            if frames == 9 {
-                break;
-            }
         }
         if got.ends_with("[DONE]\n\n") {
             break;
@@ -172,14 +169,16 @@ async fn a_running_stream_goes_on_without_its_client_and_is_resumed_live() {
 #[tokio::test]
 async fn a_stream_goes_on_over_a_lost_connection_and_a_dead_worker() {
     let world = World::new().await;
+    let gate = world.gate(Place::Token(20));
     let script = Script {
         tokens: (0..60).map(|number| format!("{number} ")).collect(),
-        delay_ms: 3,
         crash_after: Some(20),
         accidents_max: Some(1),
+        gates: vec![gate.clone()],
         ..Script::default()
     };
     let (id, got) = leave(&world, &world.model("m", &script)).await;
+    gate.open().unwrap();
     eventually("another worker takes over", || {
         world.journal("m").matches("load").count() == 2
     })
@@ -193,29 +192,27 @@ async fn a_stream_goes_on_over_a_lost_connection_and_a_dead_worker() {
 #[tokio::test]
 async fn several_read_one_stream_at_once() {
     let world = World::new().await;
+    let gate = world.gate(Place::Token(20));
     let script = Script {
         tokens: (0..40).map(|number| format!("{number} ")).collect(),
-        delay_ms: 3,
+        gates: vec![gate.clone()],
         ..Script::default()
     };
     let model = world.model("m", &script);
     let (mut response, id) = begin(&world, &model, json!({})).await;
     let mut whole = read(&mut response, 5).await;
-    let readers: Vec<_> = (0..5)
-        .map(|after| {
-            let url = format!(
-                "http://{}/aluco/v1/streams/{id}?after={after}",
-                world.address
-            );
-            let request = world.client.get(url);
-            tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() })
-        })
-        .collect();
+    let mut readers = Vec::new();
+    for after in 0..5 {
+        let request = world.get(&format!("/aluco/v1/streams/{id}?after={after}"));
+        let response = request.send().await.unwrap();
+        readers.push(tokio::spawn(response.text()));
+    }
+    gate.open().unwrap();
     whole.push_str(&response.text().await.unwrap());
     let whole = events(&whole);
     let frames: Vec<&str> = whole.split_inclusive("\n\n").collect();
     for (after, reader) in readers.into_iter().enumerate() {
-        let read = reader.await.unwrap();
+        let read = reader.await.unwrap().unwrap();
         assert_eq!(events(&read), frames[after..].concat());
     }
     assert_eq!(world.journal("m").matches("generate").count(), 1);
@@ -223,19 +220,22 @@ async fn several_read_one_stream_at_once() {
 
 #[tokio::test]
 async fn a_stream_without_a_reader_is_cancelled_after_the_grace() {
+    let grace = Duration::from_millis(150);
     let quick = with(ResumeConfig {
-        grace: Duration::from_millis(150),
+        grace,
         ..ResumeConfig::default()
     });
     let world = World::with(quick, |_| {}).await;
     let model = world.model("m", &endless());
     let (mut response, id) = begin(&world, &model, json!({})).await;
     response.chunk().await.unwrap().unwrap();
+    let left = Instant::now();
     drop(response);
     eventually("the generation ends", || {
         world.journal("m").contains("finished")
     })
     .await;
+    assert!(left.elapsed() >= grace, "it is cancelled too early");
     assert!(world.journal("m").contains("cancel"));
     let text = resume(&world, &id, 0).await.text().await.unwrap();
     assert!(text.contains("stream_cancelled"), "{text}");
@@ -262,9 +262,8 @@ async fn a_client_can_cancel_its_stream() {
 }
 
 #[tokio::test]
-async fn what_was_ended_is_kept_for_a_while_and_within_bounds() {
+async fn what_was_ended_is_kept_within_bounds() {
     let tight = with(ResumeConfig {
-        keep: Duration::from_millis(300),
         bytes_max: 9_000,
         ..ResumeConfig::default()
     });
@@ -279,13 +278,31 @@ async fn what_was_ended_is_kept_for_a_while_and_within_bounds() {
     // One costs more than a third of the bound, so the oldest have gone.
     assert_eq!(resume(&world, &ids[0], 0).await.status(), 404);
     assert_eq!(resume(&world, &ids[3], 0).await.status(), 200);
-    for _ in 0..1000 {
-        if resume(&world, &ids[3], 0).await.status() == 404 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("the stream is never forgotten");
+}
+
+#[tokio::test]
+async fn what_was_ended_is_kept_for_a_while() {
+    let keep = Duration::from_millis(300);
+    let brief = with(ResumeConfig {
+        keep,
+        ..ResumeConfig::default()
+    });
+    let world = World::with(brief, |_| {}).await;
+    let gate = world.gate(Place::Token(2));
+    let script = Script {
+        gates: vec![gate.clone()],
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
+    let (response, id) = begin(&world, &model, json!({})).await;
+    let running = Instant::now();
+    gate.open().unwrap();
+    response.text().await.unwrap();
+    let forgotten = async { while resume(&world, &id, 0).await.status() == 200 {} };
+    let forgotten = tokio::time::timeout(PATIENCE, forgotten).await;
+    forgotten.expect("the stream is forgotten");
+    assert_eq!(resume(&world, &id, 0).await.status(), 404);
+    assert!(running.elapsed() >= keep, "it is forgotten too early");
 }
 
 #[tokio::test]
@@ -310,7 +327,7 @@ async fn a_stream_over_its_bound_loses_its_beginning_and_says_so() {
     // While it runs, what is left moves on.
     let latest = async {
         loop {
-            let refused = resume(&world, &id, 1).await;
+            let refused = resume(&world, &id, 0).await;
             assert_eq!(refused.status(), StatusCode::GONE);
             let refused: Value = refused.json().await.unwrap();
             assert_eq!(refused["error"]["code"], "stream_truncated");

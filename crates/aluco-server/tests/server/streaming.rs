@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Place, Script};
 use aluco_server::ServerConfig;
 use serde_json::json;
 
-use crate::world::{World, chunks, config, eventually, lines};
+use crate::world::{World, chunks, config, eventually, lines, read_until, split};
 
 #[tokio::test]
 async fn a_stream_brings_the_chunks_in_order_and_ends() {
@@ -75,26 +75,27 @@ async fn a_long_prefill_and_a_long_load_send_comments() {
         ..config()
     };
     let world = World::with(quick, |_| {}).await;
+    let [load, prefill] = [Place::Load(5), Place::Prefill(1)].map(|place| world.gate(place));
     let script = Script {
-        load_ms: 300,
         prompt_tokens: Some(1000),
         prefill_events: 4,
-        prefill_delay_ms: 70,
+        gates: vec![load.clone(), prefill.clone()],
         ..Script::default()
     };
     let model = world.model("m", &script);
-    let lines = lines(world.chat(&model, json!({"stream": true})).await).await;
-    assert!(lines[0].starts_with(": loading "), "{lines:?}");
-    let progress: Vec<_> = lines
-        .iter()
-        .filter(|line| line.starts_with(": prefill "))
-        .collect();
-    assert!(
-        progress.iter().any(|line| line.ends_with("250/1000")),
-        "{lines:?}"
-    );
-    // The steps and the heartbeats between them.
-    assert!(progress.len() > 4, "{lines:?}");
+    let mut response = world.chat(&model, json!({"stream": true})).await;
+    let mut heard = read_until(&mut response, |heard| heard.contains("\n\n")).await;
+    assert!(heard.starts_with(": loading "), "{heard}");
+    load.open().unwrap();
+    // The step, and heartbeats while there is no other.
+    let step = ": prefill 250/1000\n\n";
+    heard += &read_until(&mut response, |heard| heard.matches(step).count() > 2).await;
+    prefill.open().unwrap();
+    heard += &response.text().await.unwrap();
+    let lines = split(&heard);
+    for step in [": prefill 500/1000", ": prefill 750/1000"] {
+        assert!(lines.contains(&step.to_owned()), "{lines:?}");
+    }
     assert_eq!(lines.last().unwrap(), "[DONE]");
 }
 
@@ -119,13 +120,16 @@ async fn an_error_after_a_long_wait_is_an_event_too() {
         ..config()
     };
     let world = World::with(quick, |_| {}).await;
+    let gate = world.gate(Place::Load(5));
     let script = Script {
-        load_ms: 200,
         load_error: Some("the file is bad".to_owned()),
+        gates: vec![gate.clone()],
         ..Script::default()
     };
     let model = world.model("m", &script);
-    let lines = lines(world.chat(&model, json!({"stream": true})).await).await;
+    let response = world.chat(&model, json!({"stream": true})).await;
+    gate.open().unwrap();
+    let lines = lines(response).await;
     let last = chunks(&lines).pop().unwrap();
     assert_eq!(last["error"]["code"], "model_unusable");
 }

@@ -1,18 +1,30 @@
 //! A server with made-up models, and a client for it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Gate, Place, Script};
 use aluco_fleet::{Fleet, FleetConfig, proto::GenerationSpec};
 use aluco_model::{Store, StoreConfig};
 use aluco_server::ServerConfig;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
 
-/// Nothing in these tests may take longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Nothing in these tests may take longer: what does hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The memory of the machine that the models think they run on, in KiB. Nothing presses on it.
+const MACHINE: &str = "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n";
 
 pub(crate) struct World {
     pub(crate) folder: TempDir,
@@ -23,11 +35,30 @@ pub(crate) struct World {
     pub(crate) server: JoinHandle<std::io::Result<()>>,
 }
 
-/// A server with short limits.
+/// A server that no test has to hurry for.
 pub(crate) fn config() -> ServerConfig {
     ServerConfig {
-        shutdown_limit: Duration::from_secs(5),
+        accept_patience: PATIENCE,
+        heartbeat_interval: PATIENCE,
+        shutdown_limit: PATIENCE,
         ..ServerConfig::default()
+    }
+}
+
+/// A fleet of fake workers on a made-up machine, with its files in that folder.
+pub(crate) fn fleet_config(folder: &Path) -> FleetConfig {
+    let store = Store::new(StoreConfig {
+        hub_cache: folder.join("hub"),
+        models: folder.join("models"),
+    });
+    let machine = folder.join("machine");
+    std::fs::create_dir_all(machine.join("proc")).unwrap();
+    std::fs::write(machine.join("proc/meminfo"), MACHINE).unwrap();
+    FleetConfig {
+        worker_binary: Some(aluco_fake_worker::binary()),
+        memory_root: machine,
+        restart_backoff: Duration::from_millis(20),
+        ..FleetConfig::new(store)
     }
 }
 
@@ -38,15 +69,7 @@ impl World {
 
     pub(crate) async fn with(config: ServerConfig, adjust: impl FnOnce(&mut FleetConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(StoreConfig {
-            hub_cache: folder.path().join("hub"),
-            models: folder.path().join("models"),
-        });
-        let mut fleet = FleetConfig {
-            worker_binary: Some(aluco_fake_worker::binary()),
-            restart_backoff: Duration::from_millis(20),
-            ..FleetConfig::new(store)
-        };
+        let mut fleet = fleet_config(folder.path());
         adjust(&mut fleet);
         let fleet = Fleet::new(fleet);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +82,7 @@ impl World {
         Self {
             folder,
             address,
-            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            client: client(),
             shutdown: Some(shutdown),
             server,
         }
@@ -75,6 +98,12 @@ impl World {
         };
         script.write(&path).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// A gate that is shut, for a script.
+    pub(crate) fn gate(&self, at: Place) -> Gate {
+        let file = self.path(&format!("{at:?}.gate"));
+        Gate { at, file }
     }
 
     /// What happened to a model so far, in the words of the worker.
@@ -116,6 +145,22 @@ impl World {
             .json(body)
     }
 
+    /// Asks, hears the first of the answer and goes away. Comes back when the server has noticed.
+    pub(crate) async fn ask_and_leave(&self, path: &str, body: &Value) {
+        let body = body.to_string();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream.shutdown().await.unwrap();
+        let hangs_up = async { while stream.read_u8().await.is_ok() {} };
+        let noticed = tokio::time::timeout(PATIENCE, hangs_up).await;
+        noticed.expect("the server hangs up");
+    }
+
     /// A chat with one question, and further fields.
     pub(crate) async fn chat(&self, model: &str, fields: Value) -> Response {
         let mut body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
@@ -136,6 +181,12 @@ impl World {
         let reply = self.chat_json(model, json!({})).await;
         assert_eq!(reply["choices"][0]["message"]["content"], "Hello, world!");
     }
+}
+
+/// One that asks this machine, whatever proxy its user has.
+fn client() -> Client {
+    let client = Client::builder().no_proxy().timeout(PATIENCE);
+    client.build().unwrap()
 }
 
 pub(crate) fn merge(body: &mut Value, fields: Value) {
@@ -163,11 +214,29 @@ pub(crate) async fn error(response: Response) -> (u16, String, Option<String>) {
 pub(crate) async fn lines(response: Response) -> Vec<String> {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    let text = response.text().await.unwrap();
+    split(&response.text().await.unwrap())
+}
+
+/// The same of what has come already.
+pub(crate) fn split(text: &str) -> Vec<String> {
     text.split("\n\n")
         .filter(|line| !line.is_empty())
         .map(|line| line.strip_prefix("data: ").unwrap_or(line).to_owned())
         .collect()
+}
+
+/// Reads a stream until what has come is enough, and gives that.
+pub(crate) async fn read_until(
+    response: &mut Response,
+    is_enough: impl Fn(&str) -> bool,
+) -> String {
+    let mut got = String::new();
+    while !is_enough(&got) {
+        let chunk = response.chunk().await.unwrap();
+        let chunk = chunk.unwrap_or_else(|| panic!("the stream ends behind {got}"));
+        got.push_str(str::from_utf8(&chunk).unwrap());
+    }
+    got
 }
 
 /// The chunks among the lines.

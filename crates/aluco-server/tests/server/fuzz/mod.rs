@@ -23,13 +23,13 @@ use tokio::{
 };
 
 use self::cases::Case;
-use crate::world::{World, config};
+use crate::world::{PATIENCE, World, config};
 
 /// Clients at once.
 const CLIENTS: u64 = 32;
 
 /// Nothing may take longer: the server gives up on a client after [`READ_TIMEOUT`].
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = PATIENCE;
 const READ_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// What the process may grow by, in bytes.
@@ -136,7 +136,7 @@ async fn act(world: &World, case: &mut Case) -> Vec<u8> {
     let write = async {
         for (piece, pause) in &case.pieces {
             let written = writing.write_all(piece).await;
-            is_late |= began.elapsed() >= READ_TIMEOUT;
+            is_late |= began.elapsed() >= READ_TIMEOUT / 2;
             if written.is_err() {
                 break;
             }
