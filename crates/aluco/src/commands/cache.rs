@@ -54,6 +54,11 @@ impl Shelf {
         }
     }
 
+    /// True of one that was made for what is still to come, or that lost its last entry.
+    fn is_empty(&self) -> bool {
+        self.forest.entries().is_empty() && self.damaged.is_empty()
+    }
+
     /// The model, by its file: the store knows models by what is in them, and that may have several names.
     fn model(&self) -> &str {
         let manifest = self.folder.manifest();
@@ -84,7 +89,8 @@ fn shelves_of(settings: &Settings, model: Option<&str>) -> Outcome<Vec<Shelf>> {
     let file = stored.as_ref().and_then(|model| model.files.first());
     let file = file.and_then(|file| file.file_name()?.to_str());
     let wanted = [Some(stem(name)), file.map(stem)];
-    let mut names: Vec<String> = shelves.iter().map(|s| s.model().to_owned()).collect();
+    let full = shelves.iter().filter(|shelf| !shelf.is_empty());
+    let mut names: Vec<String> = full.map(|shelf| shelf.model().to_owned()).collect();
     names.sort_unstable();
     names.dedup();
     shelves.retain(|shelf| wanted.contains(&Some(shelf.model())));

@@ -141,6 +141,40 @@ fn nothing_stored_is_told_with_where_it_would_be() {
 }
 
 #[test]
+fn a_model_of_which_nothing_is_stored_is_not_listed() {
+    let stored = Stored::new();
+    let path = stored.home.path().join(".cache/aluco/prefix");
+    let nothing = format!("no prompts are stored in {}\n", path.display());
+    for args in [
+        &["ls"][..],
+        &["stat"],
+        &["verify"],
+        &["rm", "--all", "--yes"],
+    ] {
+        // A server may be about to store something: only who deletes takes the folder away.
+        assert!(stored.folder.path().exists());
+        let mut command = stored.home.aluco(&["cache"]);
+        let output = command.args(args).assert().success().stdout("");
+        let text = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert_eq!(text, nothing, "{args:?}");
+    }
+    assert!(!stored.folder.path().exists());
+
+    let stored = Stored::new();
+    stored.put(None, 1);
+    folder(&stored.home, "mouse");
+    let (stat, _) = stored.json(&["stat"]);
+    assert_eq!(stat["models"][0]["model"], "owl-Q4_K_M");
+    assert_eq!(stat["models"][1], Value::Null);
+    let mut command = stored.home.aluco(&["cache", "ls", "--model", "cat"]);
+    let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(
+        text.contains("there is something of owl-Q4_K_M\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn what_is_deleted_goes_from_its_end_to_where_others_branch_off() {
     let stored = Stored::new();
     let shared = stored.put(None, 1);

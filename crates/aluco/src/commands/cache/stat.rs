@@ -50,7 +50,9 @@ struct Stored {
 
 /// Runs the command.
 pub(super) fn run(args: &CacheStatArgs, root: &Path) -> Outcome {
-    let models: Vec<Stored> = shelves(root).iter().map(stored).collect();
+    let shelves = shelves(root);
+    let full = shelves.iter().filter(|shelf| !shelf.is_empty());
+    let models: Vec<Stored> = full.map(stored).collect();
     let statistics = Statistics {
         folder: root.display().to_string(),
         bytes: models.iter().map(|stored| stored.bytes).sum(),
