@@ -21,6 +21,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::failure::{Failure, Outcome};
 
+/// How long a message on the server's state waits for a manager that has not read the last ones. It may be busy with itself for a while,
+/// and one that misses such a message ends the server. A manager that reads no more must not hold it up for longer.
+const STATE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The socket that the service manager listens at for this process (`LISTEN_FDS`). To be asked for before there are threads.
 pub(crate) fn listener() -> Outcome<Option<TcpListener>> {
     let failed = |error: io::Error| {
@@ -38,19 +42,20 @@ pub(crate) fn listener() -> Outcome<Option<TcpListener>> {
 
 /// Requests are answered.
 pub(crate) fn ready(status: &str) {
-    tell(&format!("READY=1\nSTATUS={status}"));
+    tell(&format!("READY=1\nSTATUS={status}"), Some(STATE_PATIENCE));
 }
 
 /// The configuration is being read again; [`ready`] is to follow.
 pub(crate) fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
-    tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}"));
+    let message = format!("RELOADING=1\nMONOTONIC_USEC={now_us}");
+    tell(&message, Some(STATE_PATIENCE));
 }
 
 /// The end has begun.
 pub(crate) fn stopping() {
-    tell("STOPPING=1");
+    tell("STOPPING=1", Some(STATE_PATIENCE));
 }
 
 /// Tells the watchdog, as long as the server is well, that it is. Comes back at once if nobody watches.
@@ -68,7 +73,8 @@ async fn feed(server: Server, limit: Duration) {
     loop {
         turns.tick().await;
         if timeout(every, server.probe()).await.is_ok() {
-            tell("WATCHDOG=1");
+            // The next one comes soon.
+            tell("WATCHDOG=1", None);
         } else {
             tracing::error!(
                 "the server does not answer itself; the watchdog is not told that all is well"
@@ -87,8 +93,9 @@ fn watchdog_limit() -> Option<Duration> {
         .then(|| Duration::from_micros(limit_us))
 }
 
-/// Says something over the socket in `NOTIFY_SOCKET`, as in sd_notify(3). Its name may be abstract, which crates for this leave out.
-fn tell(message: &str) {
+/// Says something over the socket in `NOTIFY_SOCKET`, as in sd_notify(3), and waits so long if there is no room for it. Its name may be
+/// abstract, which crates for this leave out.
+fn tell(message: &str, patience: Option<Duration>) {
     let Some(name) = env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -98,8 +105,8 @@ fn tell(message: &str) {
     };
     let told = address.and_then(|address| {
         let socket = UnixDatagram::unbound()?;
-        // A manager that does not read must not hold up the server.
-        socket.set_nonblocking(true)?;
+        socket.set_nonblocking(patience.is_none())?;
+        socket.set_write_timeout(patience)?;
         socket.send_to_addr(message.as_bytes(), &address)
     });
     if let Err(error) = told {

@@ -1,5 +1,7 @@
 //! With a server that runs already.
 
+use std::time::Instant;
+
 use aluco_fake_worker::Script;
 use aluco_fleet::{Fleet, FleetConfig};
 use aluco_model::{Store, StoreConfig};
@@ -7,7 +9,7 @@ use aluco_server::ServerConfig;
 use assert_cmd::assert::OutputAssertExt;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout};
 
-use crate::home::{Home, PATIENCE};
+use crate::home::{Home, PATIENCE, own_address};
 
 /// A server in this process.
 pub(crate) struct Server {
@@ -28,7 +30,7 @@ impl Server {
             ..ServerConfig::default()
         };
         let (url, task) = runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
             let fleet = Fleet::new(FleetConfig {
                 worker_binary: Some(aluco_fake_worker::binary()),
@@ -111,8 +113,16 @@ fn a_running_server_is_used_listed_freed_and_stopped() {
     for part in ["model.gguf", "ready", "4,096"] {
         assert!(lines[1].contains(part), "{part}: {table}");
     }
-    let json: serde_json::Value =
-        serde_json::from_str(&stdout(&mut aluco(&["ps", "--json"]))).unwrap();
+    // The client has the answer a moment before the server has nothing to do for it any more.
+    let begun = Instant::now();
+    let json = loop {
+        let json = stdout(&mut aluco(&["ps", "--json"]));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        if json["models"][0]["requests"] == 0 {
+            break json;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{json}");
+    };
     assert_eq!(json["models"][0]["state"], "ready");
     assert_eq!(json["models"][0]["loaded"]["context_tokens"], 4096);
     let expires_at = json["models"][0]["expires_at"].as_str().unwrap();
@@ -214,6 +224,7 @@ fn who_is_no_aluco_server_is_told_apart() {
         &["stop", "x"],
     ] {
         home.aluco(args)
+            .env_remove("ALUCO_PORT")
             .env("OLLAMA_HOST", format!("{url}/owl"))
             .assert()
             .code(1)

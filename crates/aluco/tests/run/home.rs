@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -36,7 +37,8 @@ impl Home {
         self.path().join("model.gguf")
     }
 
-    /// `aluco` with these arguments, run in the home folder and without any other setting.
+    /// `aluco` with these arguments, run in the home folder and without any other setting but a port where nobody listens: a server that
+    /// happens to run on this machine is not to be asked.
     pub(crate) fn aluco(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aluco"));
         command
@@ -44,6 +46,7 @@ impl Home {
             .current_dir(self.path())
             .env_clear()
             .env("HOME", self.path())
+            .env("ALUCO_PORT", "1")
             .env("TERM", "xterm");
         command
     }
@@ -79,6 +82,11 @@ pub(crate) fn measured_before(home: &Home) {
     fs::write(folder.join("machine.jsonl"), format!("{report}\n")).unwrap();
 }
 
+/// A loopback address of this process alone, so that nobody else can take a port of it that is free for a moment.
+pub(crate) fn own_address() -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x7f00_0000 | (std::process::id() & 0x00ff_ffff))
+}
+
 /// A script that never comes to an end by itself.
 pub(crate) fn endless() -> Script {
     Script {
@@ -101,28 +109,42 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
         else {
             continue;
         };
-        // The name in brackets may hold anything; what follows is the state and then the parent.
-        let parent_of_it = fs::read_to_string(entry.path().join("stat"))
-            .ok()
-            .and_then(|stat| {
-                let (_, rest) = stat.rsplit_once(')')?;
-                rest.split_whitespace().nth(1)?.parse::<u32>().ok()
-            });
-        if parent_of_it == Some(parent) {
+        if state(pid).is_some_and(|(_, parent_of_it)| parent_of_it == parent) {
             children.push(pid);
         }
     }
     children
 }
 
-/// Comes back when none of these processes is there any more.
+/// The state of a process, such as `T` of one that a signal has stopped, and its parent; `None` if there is no such process.
+fn state(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything; what follows is the state and then the parent.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Comes back when none of these processes runs any more. Whether somebody has taken note of their end is not their affair.
 pub(crate) fn assert_gone(pids: &[u32]) {
+    for &pid in pids {
+        wait_for_state(pid, |state| matches!(state, None | Some('Z' | 'X')));
+    }
+}
+
+/// Comes back when a signal has stopped the process.
+pub(crate) fn wait_until_stopped(pid: u32) {
+    wait_for_state(pid, |state| state == Some('T'));
+}
+
+fn wait_for_state(pid: u32, is_it: impl Fn(Option<char>) -> bool) {
     let begun = Instant::now();
-    while let Some(pid) = pids
-        .iter()
-        .find(|pid| Path::new(&format!("/proc/{pid}")).exists())
-    {
-        assert!(begun.elapsed() < PATIENCE, "process {pid} is still there");
+    loop {
+        let state = state(pid).map(|(state, _)| state);
+        if is_it(state) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "process {pid} is in {state:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -43,7 +43,7 @@ fn mistakes_are_told_with_what_to_do() {
             &["--context", "4294967295"],
         ),
         ("rm owl", 1, &["owl", "nothing to delete", "aluco list"]),
-        ("ps", 1, &["127.0.0.1:13313", "aluco serve"]),
+        ("ps", 1, &["127.0.0.1:1", "aluco serve"]),
         (
             "--config nowhere.toml list",
             1,
@@ -68,7 +68,7 @@ fn mistakes_are_told_with_what_to_do() {
         (
             "serve --host 0.0.0.0",
             1,
-            &["0.0.0.0:13313", "ALUCO_API_KEY", "--host"],
+            &["0.0.0.0:1 ", "ALUCO_API_KEY", "--host"],
         ),
         (
             "serve --keep-alive soon",

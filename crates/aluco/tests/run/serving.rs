@@ -11,7 +11,7 @@ use std::{
 use aluco_fake_worker::Script;
 use assert_cmd::assert::OutputAssertExt;
 
-use crate::home::{Home, PATIENCE};
+use crate::home::{Home, PATIENCE, own_address};
 
 /// Ends the server when a test ends, however that does.
 pub(crate) struct Guard(pub(crate) Child);
@@ -39,13 +39,15 @@ pub(crate) fn get(address: &str, path: &str) -> std::io::Result<String> {
 fn a_log_that_cannot_be_written_costs_no_answer() {
     let home = Home::with(&Script::default());
     // With its log lost, the server cannot tell which port it took.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = own_address().to_string();
+    let free = TcpListener::bind((&*host, 0)).unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
     let port = address.port().to_string();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let _server = Guard(
-        home.aluco(&["serve", "--port", &port, "--log-level", "trace"])
+        home.aluco(&["serve", "--host", &host, "--port", &port])
+            .args(["--log-level", "trace"])
             .stdin(Stdio::null())
             .stderr(full)
             .spawn()
@@ -69,7 +71,9 @@ fn a_log_that_cannot_be_written_costs_no_answer() {
 fn an_address_that_another_programs_variable_gave_is_told_with_that_variable() {
     let home = Home::with(&Script::default());
     let serve = |host: &str| {
-        let assert = home.aluco(&["serve"]).env("OLLAMA_HOST", host).assert();
+        let mut command = home.aluco(&["serve"]);
+        command.env_remove("ALUCO_PORT").env("OLLAMA_HOST", host);
+        let assert = command.assert();
         let failed = assert.code(1).stdout("");
         String::from_utf8_lossy(&failed.get_output().stderr).into_owned()
     };
