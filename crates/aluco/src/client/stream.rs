@@ -178,7 +178,7 @@ fn prefill(comment: &str) -> Option<ChatEvent> {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -187,6 +187,24 @@ mod tests {
         wire::{ChatRequest, PromptTokens, Sampling},
     };
 
+    /// Takes a whole request: a connection that is closed before that may lose the reply.
+    async fn request(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        loop {
+            let length = stream.read_buf(&mut request).await.unwrap();
+            assert!(length > 0, "the request stops in the middle");
+            let text = String::from_utf8_lossy(&request).to_lowercase();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let mut lines = head.lines();
+            let length = lines.find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                return text;
+            }
+        }
+    }
+
     /// What a server's stream with this body comes to. The connection ends after it unless it `stays`.
     async fn read(body: &str, stays: bool) -> (Vec<ChatEvent>, Result<(), String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -194,7 +212,7 @@ mod tests {
         let reply = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n{body}");
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 4096]).await;
+            request(&mut stream).await;
             stream.write_all(reply.as_bytes()).await.unwrap();
             if stays {
                 let _ = stream.read(&mut [0; 1]).await;
@@ -205,11 +223,15 @@ mod tests {
             .chat(&ChatRequest::new("owl", &[], &Sampling::default()))
             .await
             .unwrap();
-        stream.silence_max = Duration::from_millis(if stays { 50 } else { 60_000 });
         let mut events = Vec::new();
         let end = loop {
             match stream.next().await {
-                Ok(Some(event)) => events.push(event),
+                Ok(Some(event)) => {
+                    events.push(event);
+                    if stays {
+                        stream.silence_max = Duration::from_millis(50);
+                    }
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.to_string().replace(&url, "URL")),
             }
@@ -296,9 +318,7 @@ mod tests {
             let mut asked = Vec::new();
             for reply in replies {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 8192];
-                let length = stream.read(&mut request).await.unwrap();
-                asked.push(String::from_utf8_lossy(&request[..length]).to_lowercase());
+                asked.push(request(&mut stream).await);
                 stream.write_all(reply.as_bytes()).await.unwrap();
             }
             asked

@@ -1,12 +1,13 @@
 //! `aluco load`, and what `aluco ps` says of it.
 
 use std::{
-    io::{BufRead, BufReader},
+    fs,
+    io::{BufRead, BufReader, read_to_string},
     process::Stdio,
     time::Instant,
 };
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Gate, Place, Script};
 use aluco_tiny_models::Kind;
 use assert_cmd::assert::OutputAssertExt;
 use serde_json::Value;
@@ -17,13 +18,6 @@ use crate::{
     serving::Guard,
 };
 
-fn slow() -> Script {
-    Script {
-        load_ms: 500,
-        ..Script::default()
-    }
-}
-
 fn said(command: &mut std::process::Command) -> String {
     let assert = command.assert().success();
     String::from_utf8(assert.get_output().stderr.clone()).unwrap()
@@ -31,7 +25,16 @@ fn said(command: &mut std::process::Command) -> String {
 
 #[test]
 fn a_load_is_planned_followed_and_kept_as_asked() {
-    let home = Home::with(&slow());
+    let home = Home::with(&Script::default());
+    let gate = Gate {
+        at: Place::Load(5),
+        file: home.path().join("gate"),
+    };
+    let script = Script {
+        gates: vec![gate.clone()],
+        ..Script::default()
+    };
+    script.write(&home.model()).unwrap();
     let server = Server::start(&home, None);
     let aluco = |args: &[&str]| {
         let mut command = home.aluco(args);
@@ -44,13 +47,17 @@ fn a_load_is_planned_followed_and_kept_as_asked() {
         "{planned}"
     );
     assert_eq!(stdout(&mut aluco(&["ps"])), "");
-    let lines = stdout(&mut aluco(&[
-        "load",
-        "model.gguf",
-        "--json",
-        "--keep-alive",
-        "90m",
-    ]));
+    let mut loading = aluco(&["load", "model.gguf", "--json", "--keep-alive", "90m"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(loading.stdout.take().unwrap());
+    let mut lines = String::new();
+    output.read_line(&mut lines).unwrap();
+    // It cannot have come to its end before it was told how far it is.
+    gate.open().unwrap();
+    lines += &read_to_string(output).unwrap();
+    assert!(loading.wait().unwrap().success(), "{lines}");
     let events: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -79,8 +86,8 @@ fn a_load_is_planned_followed_and_kept_as_asked() {
 
 #[test]
 fn a_load_that_fails_says_why_and_a_keep_alive_that_is_none_is_refused() {
-    let home = Home::with(&slow());
-    std::fs::write(home.model(), "no model at all").unwrap();
+    let home = Home::with(&Script::default());
+    fs::write(home.model(), "no model at all").unwrap();
     let server = Server::start(&home, None);
     let load = |args: &[&str]| {
         let mut command = home.aluco(&["load", "model.gguf"]);
@@ -108,13 +115,16 @@ fn serving(home: &Home, variables: &[(&str, &str)]) -> (Guard, String) {
             .unwrap(),
     );
     let mut log = BufReader::new(server.0.stderr.take().unwrap());
-    let mut first = String::new();
-    log.read_line(&mut first).unwrap();
-    let mut words = first.split_whitespace();
-    let url = words
-        .find(|word| word.starts_with("http://"))
-        .unwrap_or_else(|| panic!("the server did not start: {first}"))
-        .to_owned();
+    let mut said = String::new();
+    // What it has to say of this machine may come before.
+    let url = loop {
+        let length = log.read_line(&mut said).unwrap();
+        assert!(length > 0, "the server did not start: {said}");
+        let mut words = said.split_whitespace();
+        if let Some(url) = words.find(|word| word.starts_with("http://")) {
+            break url.to_owned();
+        }
+    };
     // What follows must not fill the pipe.
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     (server, url)
@@ -209,7 +219,10 @@ fn a_dry_run_of_an_unknown_model_fails_with_its_name_and_writes_nothing() {
 
 #[test]
 fn models_of_the_configuration_are_loaded_at_the_start_and_stay_as_it_says() {
-    let home = Home::with(&slow());
+    let home = Home::with(&Script {
+        load_ms: 500,
+        ..Script::default()
+    });
     let other = home.path().join("other.gguf");
     Script::default().write(&other).unwrap();
     let model = home.model();
@@ -217,7 +230,7 @@ fn models_of_the_configuration_are_loaded_at_the_start_and_stay_as_it_says() {
     let written = format!(
         "preload = [{model:?}, {other:?}]\npin = [{model:?}]\n\n[models.{other:?}]\nkeep_alive = \"1h30m\"\n"
     );
-    std::fs::write(&config, written).unwrap();
+    fs::write(&config, written).unwrap();
     let shown = stdout(
         home.aluco(&["config", "--json"])
             .env("ALUCO_CONFIG", &config),

@@ -245,7 +245,7 @@ fn what_memory_processor_and_disk_do_is_measured() {
     for kernel in ["read", "copy", "triad"] {
         let bytes = figure(&format!("/bandwidth/{kernel}"));
         assert!(
-            bytes > Some(1e8) && bytes < Some(1e13),
+            bytes > Some(1e6) && bytes < Some(1e13),
             "{kernel}: {report}"
         );
     }

@@ -21,6 +21,8 @@ pub(crate) struct Terminal {
     pub(crate) child: Child,
     keys: File,
     screen: Receiver<Vec<u8>>,
+    /// The beginning of a letter, whose rest has not come yet.
+    begun: Vec<u8>,
     /// What was shown since the last expectation was met.
     shown: String,
 }
@@ -87,6 +89,7 @@ impl Terminal {
             child,
             keys,
             screen,
+            begun: Vec::new(),
             shown: String::new(),
         }
     }
@@ -124,13 +127,23 @@ impl Terminal {
             }
             let left = PATIENCE.saturating_sub(begun.elapsed());
             match self.screen.recv_timeout(left) {
-                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
+                Ok(bytes) => self.show(&bytes),
                 Err(error) => panic!(
                     "{text:?} does not come ({error}); there is {:?}",
                     self.shown
                 ),
             }
         }
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
+        self.begun.extend(bytes);
+        let whole = match std::str::from_utf8(&self.begun) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => self.begun.len(),
+        };
+        let letters: Vec<u8> = self.begun.drain(..whole).collect();
+        self.shown.push_str(&String::from_utf8_lossy(&letters));
     }
 
     /// Keys are shown, and handed on by the line: what a program that draws has to give back.
