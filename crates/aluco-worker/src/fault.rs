@@ -2,9 +2,11 @@
 //!
 //! `ALUCO_FAULT=abort-in-decode:37` aborts the process within its 37th step; `hang-in-decode:37` has that step never end. With a path
 //! behind it, as in `abort-in-decode:37:/tmp/once`, it happens only if that file can be made, so to one worker and not to the next.
+//! `wait-in-decode:37:/tmp/pipe` holds that step until somebody has opened this named pipe for writing and closed it again, so that a test
+//! can see to it that something happens in mid-step.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::PathBuf,
     sync::{
         OnceLock,
@@ -19,13 +21,15 @@ const VARIABLE: &str = "ALUCO_FAULT";
 enum Accident {
     Abort,
     Hang,
+    Wait,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     accident: Accident,
     step: u64,
-    once: Option<PathBuf>,
+    /// What must not be there yet; the pipe to wait at.
+    file: Option<PathBuf>,
 }
 
 impl Fault {
@@ -34,21 +38,22 @@ impl Fault {
         let accident = match parts.next()? {
             "abort-in-decode" => Accident::Abort,
             "hang-in-decode" => Accident::Hang,
+            "wait-in-decode" => Accident::Wait,
             _ => return None,
         };
-        Some(Self {
+        let step = parts.next()?.parse().ok()?;
+        let file = parts.next().map(PathBuf::from);
+        (accident != Accident::Wait || file.is_some()).then_some(Self {
             accident,
-            step: parts.next()?.parse().ok()?,
-            once: parts.next().map(PathBuf::from),
+            step,
+            file,
         })
     }
 
     fn is_due(&self, step: u64) -> bool {
+        let is_first = |file: &PathBuf| File::create_new(file).is_ok();
         step == self.step
-            && self
-                .once
-                .as_ref()
-                .is_none_or(|file| File::create_new(file).is_ok())
+            && (self.accident == Accident::Wait || self.file.as_ref().is_none_or(is_first))
     }
 }
 
@@ -69,6 +74,14 @@ pub(crate) fn in_decode() {
         Accident::Hang => loop {
             thread::park();
         },
+        Accident::Wait => {
+            let pipe = fault.file.as_deref().unwrap_or("".as_ref());
+            // Opening waits for the other end, reading for it to be closed.
+            if let Err(error) = fs::read(pipe) {
+                eprintln!("cannot wait at {}: {error}", pipe.display());
+                std::process::abort();
+            }
+        }
     }
 }
 
@@ -80,21 +93,28 @@ mod tests {
     fn faults_are_named_by_what_where_and_when() {
         let fault = Fault::parse("abort-in-decode:37").unwrap();
         assert_eq!((fault.accident, fault.step), (Accident::Abort, 37));
-        assert!(Fault::parse("hang-in-decode:1:/tmp/a:b").unwrap().once == Some("/tmp/a:b".into()));
-        for text in ["", "abort-in-decode", "abort-in-decode:x", "smile:1"] {
+        assert!(Fault::parse("hang-in-decode:1:/tmp/a:b").unwrap().file == Some("/tmp/a:b".into()));
+        let waiting = Fault::parse("wait-in-decode:2:/tmp/pipe").unwrap();
+        assert!(waiting.accident == Accident::Wait && waiting.is_due(2) && !waiting.is_due(1));
+        for text in [
+            "",
+            "abort-in-decode",
+            "abort-in-decode:x",
+            "wait-in-decode:1",
+            "smile:1",
+        ] {
             assert_eq!(Fault::parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_fault_with_a_file_happens_once() {
-        let file = std::env::temp_dir().join(format!("aluco-fault-{}", std::process::id()));
-        let text = format!("abort-in-decode:2:{}", file.display());
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("abort-in-decode:2:{}", folder.path().join("once").display());
         let fault = Fault::parse(&text).unwrap();
         assert_eq!(
             [1, 2, 2, 3].map(|step| fault.is_due(step)),
             [false, true, false, false]
         );
-        std::fs::remove_file(file).unwrap();
     }
 }

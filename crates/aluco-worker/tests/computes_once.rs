@@ -4,7 +4,7 @@ mod support;
 
 use aluco_proto::{ChatPrompt, Prompt, Token};
 use serde_json::{Value, json};
-use support::{Outcome, Worker, greedy, tiny, turns};
+use support::{Outcome, Worker, gate::Gate, greedy, tiny, turns};
 use tiny::Kind;
 
 /// Most that may be computed, relative to the tokens that were never seen before.
@@ -195,7 +195,7 @@ macro_rules! for_each_kind {
 
             #[test]
             fn a_beginning_that_is_asked_for_at_once_is_computed_once() {
-                one_beginning(Kind::$kind, None);
+                one_beginning(Kind::$kind, false);
             }
 
             #[test]
@@ -205,7 +205,7 @@ macro_rules! for_each_kind {
 
             #[test]
             fn a_beginning_outlives_the_request_that_computed_it() {
-                one_beginning(Kind::$kind, Some(600));
+                one_beginning(Kind::$kind, true);
             }
         }
     )*};
@@ -222,10 +222,12 @@ for_each_kind! {
     recurrent: Recurrent,
 }
 
-/// Six requests at once with one beginning. The first one may be cancelled after so many tokens of its prompt.
-fn one_beginning(kind: Kind, cancel_after: Option<u32>) {
+/// Six requests at once with one beginning. The first one may be cancelled in the middle of its prompt.
+fn one_beginning(kind: Kind, is_first_cancelled: bool) {
     const BEGINNING_TOKENS: usize = 2000;
-    let mut worker = Worker::start();
+    // All have come before a third of the beginning is computed.
+    let gate = Gate::at(6);
+    let mut worker = Worker::with_gate(&gate);
     worker.load_file(
         &tiny::path(kind),
         aluco_proto::LoadOptions {
@@ -248,23 +250,24 @@ fn one_beginning(kind: Kind, cancel_after: Option<u32>) {
         })
         .collect();
     let mut requests: Vec<_> = asked.iter().map(|(request, _)| *request).collect();
-    if let Some(after) = cancel_after {
-        let (first, _) = asked[0];
-        worker.until_prefill(first, after);
-        worker.cancel(first);
-        requests.remove(0);
+    let held = gate.reached();
+    worker.until_prepared();
+    if is_first_cancelled {
+        worker.cancel(requests.remove(0));
+        worker.until_heard();
     }
+    drop(held);
     let outcomes = worker.finish(&requests);
     let of_finished = &asked[asked.len() - outcomes.len()..];
     for ((_, prompt), outcome) in of_finished.iter().zip(&outcomes) {
         count.answer(prompt, outcome);
     }
-    if cancel_after.is_none() {
+    if !is_first_cancelled {
         assert_eq!(worker.activity().prefill_tokens, u64::from(count.computed));
     }
     // What the cancelled request computed counts too.
     count.computed = worker.activity().prefill_tokens as u32;
-    count.check(&format!("{kind} cancelled {cancel_after:?}"), 1.1);
+    count.check(&format!("{kind} cancelled {is_first_cancelled}"), 1.1);
     assert_eq!(worker.complaints, [] as [String; 0]);
 }
 

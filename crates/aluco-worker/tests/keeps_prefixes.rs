@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use aluco_prefix::Kind;
-use aluco_proto::{Command, Event, FlashAttention, KvType, LoadOptions, Prompt, WeightLoading};
+use aluco_proto::{CacheOptions, FlashAttention, KvType, LoadOptions, Prompt, WeightLoading};
 use aluco_worker::{
     ffi::{Batch, Context, ContextOptions, Decoded, Engine, Model, ModelOptions},
     memory::{Archive, MemoryClass, StoredPart},
@@ -221,21 +221,33 @@ fn long_text(words: usize) -> String {
 #[test]
 fn a_prompt_that_was_computed_is_not_computed_again() {
     let mut worker = Worker::start();
-    worker.load(small());
+    worker.load(LoadOptions {
+        cache: CacheOptions {
+            device_tokens: Some(0),
+            ..CacheOptions::default()
+        },
+        ..small()
+    });
     let beginning = long_text(200);
     let spec = |prompt: String| {
         let mut spec = greedy(text(&prompt), 4);
         spec.logprobs = Some(5);
         spec
     };
-    let first = worker.run(spec(beginning.clone()));
+    // Each is stored before the next one comes, so that each of those begins in the same way.
+    let run = |worker: &mut Worker, spec| {
+        let outcome = worker.run(spec);
+        worker.wait_until("all is stored", |activity| activity.cells_used == 0);
+        outcome
+    };
+    let first = run(&mut worker, spec(beginning.clone()));
     assert_eq!(first.failure, None);
     assert_eq!(first.usage.cached_tokens, 0);
     let prompt_tokens = first.usage.prompt_tokens;
     assert!(prompt_tokens > 512, "{prompt_tokens}");
 
     // The same again: all but the last token is there already, and the distribution is the same.
-    let again = worker.run(spec(beginning.clone()));
+    let again = run(&mut worker, spec(beginning.clone()));
     assert_eq!(again.usage.cached_tokens, prompt_tokens - 1);
     let (one, other) = (&first.logprobs[0][0], &again.logprobs[0][0]);
     for entry in &one.top {
@@ -247,15 +259,15 @@ fn a_prompt_that_was_computed_is_not_computed_again() {
         );
     }
     // From the same state the very same comes out.
-    let third = worker.run(spec(beginning.clone()));
+    let third = run(&mut worker, spec(beginning.clone()));
     assert_eq!(third.usage, again.usage);
     assert_eq!(third.logprobs, again.logprobs);
     assert_eq!(third.text, again.text);
 
     // Another end shares the beginning; another beginning shares nothing.
-    let longer = worker.run(spec(format!("{beginning} and then?")));
+    let longer = run(&mut worker, spec(format!("{beginning} and then?")));
     assert!(longer.usage.cached_tokens >= 512);
-    let other = worker.run(spec(format!("No. {beginning}")));
+    let other = run(&mut worker, spec(format!("No. {beginning}")));
     assert_eq!(other.usage.cached_tokens, 0);
 }
 
@@ -292,11 +304,7 @@ fn the_cache_gives_way_when_cells_and_sequences_are_needed() {
             assert_eq!(outcome.usage.generated_tokens, 3);
         }
     }
-    let request = worker.request();
-    worker.send(&Command::Status { request });
-    let Event::Status { status, .. } = worker.event() else {
-        panic!("no status");
-    };
-    assert_eq!(status.models[0].sequences_running, 0);
-    assert!(status.models[0].cache.ram_bytes > 0);
+    worker.wait_until("nothing runs, and something is stored", |activity| {
+        activity.sequences_running == 0 && activity.cache.ram_bytes > 0
+    });
 }

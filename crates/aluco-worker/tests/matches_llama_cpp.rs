@@ -6,7 +6,7 @@ mod support;
 
 use std::{ffi::CString, path::Path};
 
-use aluco_proto::{FlashAttention, LoadOptions, Prompt, Token};
+use aluco_proto::{FlashAttention, LoadOptions, Prompt, Speculation, Token};
 use llama_cpp_sys_4 as sys;
 use support::{Worker, greedy, model_path};
 
@@ -96,6 +96,8 @@ fn compare(flash_attention: FlashAttention) {
         threads: Some(2),
         flash_attention,
         cache: support::without_cache(),
+        // One token per step, as the reference does.
+        speculation: Speculation::Off,
         ..LoadOptions::default()
     };
     let mut worker = Worker::start();

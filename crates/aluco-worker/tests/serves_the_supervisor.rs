@@ -13,11 +13,15 @@ use std::{
 };
 
 use aluco_proto::{
-    Command, Event, FailureKind, FinishReason, GenerationEvent, LoadOptions, ModelHandle, Prompt,
-    Sampling, write_frame,
+    CacheOptions, Command, Event, FailureKind, FinishReason, LoadOptions, ModelHandle, Prompt,
+    Sampling, Speculation, write_frame,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Worker, greedy, model_path, question};
+use support::{
+    Worker,
+    gate::{self, Gate},
+    greedy, model_path, question,
+};
 
 fn small() -> LoadOptions {
     LoadOptions {
@@ -79,9 +83,10 @@ fn streams_computed_together_do_not_see_each_other() {
 #[test]
 fn choices_share_the_prompt_and_differ_by_seed_alone() {
     let mut worker = Worker::start();
-    // Beside cells of others the last bits differ.
+    // Beside cells of others, and with drafts, the last bits differ.
     worker.load(LoadOptions {
         cache: support::without_cache(),
+        speculation: Speculation::Off,
         ..small()
     });
     let mut spec = greedy(question("Tell me a story about an owl."), 16);
@@ -159,24 +164,21 @@ fn a_stop_string_ends_the_text_before_it() {
 
 #[test]
 fn a_cancelled_generation_ends_at_the_next_step() {
-    let mut worker = Worker::start();
+    const STEP: u32 = 6;
+    let gate = Gate::at(u64::from(STEP));
+    let mut worker = Worker::with_gate(&gate);
     worker.load(small());
     let mut spec = greedy(text("Once upon a time"), 900);
     spec.sampling.ignore_end = true;
     let request = worker.generate(spec);
-    loop {
-        if let Event::Generation {
-            event: GenerationEvent::Delta { .. },
-            ..
-        } = worker.event()
-        {
-            break;
-        }
-    }
-    worker.send(&Command::Cancel { request });
+    let held = gate.reached();
+    worker.cancel(request);
+    worker.until_heard();
+    drop(held);
     let outcome = worker.finish(&[request]).remove(0);
     assert_eq!(outcome.reasons.last(), Some(&Some(FinishReason::Cancelled)));
-    assert!(outcome.usage.generated_tokens < 900);
+    // Each step brings one, that of the prompt too.
+    assert_eq!(outcome.usage.generated_tokens, STEP);
     // A request that nobody knows is ignored, and the worker goes on.
     worker.send(&Command::Cancel { request });
     assert_eq!(worker.run(greedy(question("Say hello."), 4)).failure, None);
@@ -296,20 +298,63 @@ fn a_file_that_is_no_model_fails_to_load_and_the_worker_goes_on() {
 
 #[test]
 fn the_time_of_a_load_is_what_was_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || LoadOptions {
+        cache: CacheOptions {
+            folder: Some(folder.path().to_owned()),
+            disk_bytes: Some(1 << 30),
+            ..CacheOptions::default()
+        },
+        ..small()
+    };
     let mut worker = Worker::start();
+    worker.load(options());
+    worker.unload();
+    // The store of the prompts comes last, and reads this.
+    let store = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let manifest = store.unwrap().path().join("manifest.json");
+    let kept = folder.path().join("kept");
+    std::fs::rename(&manifest, &kept).unwrap();
+    gate::make_pipe(&manifest);
+
+    let sent = Instant::now();
+    let (request, model) = (worker.request(), ModelHandle(1));
+    worker.send(&Command::Load {
+        request,
+        model,
+        path: model_path(),
+        options: options(),
+    });
+    assert!(matches!(worker.event(), Event::Loading { .. }));
     let began = Instant::now();
-    let loaded = worker.load(small());
-    let waited_ms = began.elapsed().as_secs_f64() * 1e3;
-    let told = loaded.load_ms / waited_ms;
-    eprintln!("{:.0} of {waited_ms:.0} ms", loaded.load_ms);
-    assert!((0.8..=1.0).contains(&told), "{told}");
+    let held = gate::hold(&manifest);
+    // Longer than all before it: whoever stops the clock sooner tells less than this.
+    std::thread::sleep(sent.elapsed());
+    let waited = began.elapsed();
+    // Whoever reads it again is not held up.
+    std::fs::rename(&kept, &manifest).unwrap();
+    drop(held);
+    let loaded = loop {
+        match worker.event() {
+            Event::Loading { .. } => {}
+            Event::Loaded { model, .. } => break model,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (told, all) = (loaded.load_ms / 1e3, sent.elapsed().as_secs_f64());
+    let least = waited.as_secs_f64();
+    assert!((least..=all).contains(&told), "{least} {told} {all}");
 }
 
 #[test]
 fn unloading_ends_what_runs_and_frees_the_name() {
     let mut worker = Worker::start();
-    worker.load(small());
-    let mut spec = greedy(text("Once upon a time"), 900);
+    // By itself it would end in a minute or more.
+    worker.load(LoadOptions {
+        context_tokens: Some(8192),
+        ..small()
+    });
+    let mut spec = greedy(text("Once upon a time"), 8000);
     spec.sampling.ignore_end = true;
     let running = worker.generate(spec);
     let request = worker.request();
@@ -337,36 +382,38 @@ fn unloading_ends_what_runs_and_frees_the_name() {
 
 #[test]
 fn pings_are_answered_while_a_model_computes() {
-    let mut worker = Worker::start();
+    let gate = Gate::at(1);
+    let mut worker = Worker::with_gate(&gate);
     worker.load(small());
     let request = worker.generate(greedy(Prompt::Tokens(vec![7; 1000]), 1));
+    let held = gate.reached();
     worker.send(&Command::Ping { sequence: 42 });
-    let mut ponged_before_end = false;
     loop {
         match worker.event() {
-            Event::Pong { sequence, .. } => {
-                assert_eq!(sequence, 42);
-                ponged_before_end = true;
-            }
-            Event::Generation {
-                request: ended,
-                event,
+            Event::Pong {
+                sequence,
+                working,
+                step_tokens,
                 ..
-            } if ended == request && event.is_terminal() => break,
+            } => {
+                assert_eq!((sequence, working, step_tokens), (42, true, 512));
+                break;
+            }
+            Event::Generation { event, .. } => assert!(!event.is_terminal()),
             _ => {}
         }
     }
-    assert!(ponged_before_end);
+    drop(held);
+    assert_eq!(worker.finish(&[request])[0].failure, None);
 }
 
 #[test]
 fn the_worker_ends_when_the_supervisor_is_gone_even_in_mid_step() {
-    let mut worker = Worker::start();
+    let gate = Gate::at(2);
+    let mut worker = Worker::with_gate(&gate);
     worker.load(small());
-    let mut spec = greedy(text("Once upon a time"), 900);
-    spec.sampling.ignore_end = true;
-    worker.generate(spec);
-    let _ = worker.event();
+    worker.generate(greedy(text("Once upon a time"), 900));
+    let _held = gate.reached();
     worker.hang_up();
     let status = worker.end();
     assert!(status.success(), "{status}");
@@ -534,22 +581,28 @@ fn options_that_would_end_the_process_are_refused_or_mended() {
 
 #[test]
 fn a_cancel_does_not_wait_for_the_prompts_of_others() {
-    let mut worker = Worker::start();
+    let gate = Gate::at(1);
+    let mut worker = Worker::with_gate(&gate);
     worker.load(LoadOptions {
         context_tokens: Some(8192),
         sequences_max: 1,
         ..small()
     });
+    let running = worker.generate(greedy(text("Once upon a time"), 4));
+    let held = gate.reached();
     // Each takes a while to tokenize, and the last one is cancelled before its turn.
     let long = "word ".repeat(100_000);
     let requests: Vec<_> = (0..4)
         .map(|_| worker.generate(greedy(text(&long), 1)))
         .collect();
     let last = worker.generate(greedy(text("One, two,"), 4));
-    worker.send(&Command::Cancel { request: last });
-    let all: Vec<_> = requests.into_iter().chain([last]).collect();
+    worker.cancel(last);
+    worker.until_heard();
+    drop(held);
+    let all: Vec<_> = requests.into_iter().chain([running, last]).collect();
     let mut outcomes = worker.finish(&all);
     let outcome = outcomes.pop().unwrap();
+    assert_eq!(outcomes.pop().unwrap().failure, None);
     assert!(outcomes.iter().all(|outcome| outcome.failure.is_some()));
     assert_eq!(outcome.reasons, [Some(FinishReason::Cancelled)]);
     assert_eq!(outcome.usage.generated_tokens, 0);

@@ -3,10 +3,13 @@
 mod support;
 
 use aluco_proto::{Event, GenerationEvent, GenerationSpec, Prompt};
-use support::{Worker, greedy, tiny, turns};
+use support::{Worker, gate::Gate, greedy, tiny, turns};
 use tiny::Kind;
 
 const LONG_TOKENS: usize = 6000;
+
+/// The step in the middle of which the others come: there are many more before a long prompt is computed.
+const MEETING_STEP: u64 = 2;
 
 fn spec(client: &str, seed: u64, tokens: usize) -> GenerationSpec {
     let mut spec = greedy(Prompt::Tokens(turns::text(seed, tokens)), 2);
@@ -17,7 +20,8 @@ fn spec(client: &str, seed: u64, tokens: usize) -> GenerationSpec {
 
 /// The short prompt of one client is answered before the long ones of another are computed.
 fn a_short_prompt_passes(long_prompts: u64) {
-    let mut worker = Worker::start();
+    let gate = Gate::at(MEETING_STEP);
+    let mut worker = Worker::with_gate(&gate);
     worker.load_file(
         &tiny::path(Kind::FullAttention),
         aluco_proto::LoadOptions {
@@ -28,8 +32,10 @@ fn a_short_prompt_passes(long_prompts: u64) {
     let long: Vec<_> = (0..long_prompts)
         .map(|seed| worker.generate(spec("a", seed, LONG_TOKENS)))
         .collect();
-    worker.until_prefill(long[0], 1);
+    let held = gate.reached();
     let short = worker.generate(spec("b", 99, 50));
+    worker.until_prepared();
+    drop(held);
     let mut computed = 0;
     loop {
         let Event::Generation { request, event } = worker.event() else {
@@ -65,7 +71,8 @@ fn a_short_prompt_passes_several_long_ones() {
 
 #[test]
 fn two_clients_with_long_prompts_advance_alike() {
-    let mut worker = Worker::start();
+    let gate = Gate::at(MEETING_STEP);
+    let mut worker = Worker::with_gate(&gate);
     worker.load_file(
         &tiny::path(Kind::FullAttention),
         aluco_proto::LoadOptions {
@@ -74,10 +81,12 @@ fn two_clients_with_long_prompts_advance_alike() {
         },
     );
     // One has two prompts, the other one: each client gets as much.
-    let first = worker.generate(spec("a", 1, LONG_TOKENS));
+    worker.generate(spec("a", 1, LONG_TOKENS));
     let second = worker.generate(spec("a", 2, LONG_TOKENS));
-    worker.until_prefill(first, 1);
+    let held = gate.reached();
     let third = worker.generate(spec("b", 3, LONG_TOKENS / 2));
+    worker.until_prepared();
+    drop(held);
     let mut done = [0; 2];
     loop {
         let Event::Generation { request, event } = worker.event() else {

@@ -19,6 +19,10 @@ use tiny::Kind;
 const CONTEXT_TOKENS: u32 = 2048;
 const IN_FLIGHT_MAX: usize = 10;
 
+/// A soak goes on for so long that it shows something, however slow the machine is.
+const REQUESTS_MIN: u32 = 21;
+const CACHED_TOKENS_MIN: u32 = 1001;
+
 struct Random(u64);
 
 impl Random {
@@ -96,7 +100,8 @@ fn soaks(kind: Kind, speculation: Speculation) {
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut done, mut cached_tokens) = (0, 0);
     loop {
-        let is_over = Instant::now() >= end;
+        let is_over =
+            Instant::now() >= end && done >= REQUESTS_MIN && cached_tokens >= CACHED_TOKENS_MIN;
         if is_over && asked.is_empty() {
             break;
         }
@@ -160,7 +165,6 @@ fn soaks(kind: Kind, speculation: Speculation) {
         }
     }
     eprintln!("{kind}: {done} requests, {cached_tokens} tokens not computed");
-    assert!(done > 20 && cached_tokens > 1000, "{done} {cached_tokens}");
 
     // What is parked is all that is left.
     worker.wait_until("nothing is left but what is parked", |activity| {

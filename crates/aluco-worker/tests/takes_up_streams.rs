@@ -8,7 +8,7 @@ use aluco_proto::{
     CacheOptions, Event, FlashAttention, GenerationSpec, KvType, LoadOptions, Prompt, RequestId,
     Resume, ResumeChoice, Sampling, Speculation,
 };
-use support::{Outcome, Worker, greedy, model_path, tiny, turns, without_cache};
+use support::{Outcome, Worker, gate::Gate, greedy, model_path, tiny, turns, without_cache};
 use tiny::Kind;
 
 const SEED: u32 = 7;
@@ -26,21 +26,33 @@ fn spec(prompt: Prompt, tokens_max: u32, temperature: f32) -> GenerationSpec {
 
 /// Asks all at once; gives what came of them.
 fn undisturbed(file: &Path, options: &LoadOptions, specs: &[GenerationSpec]) -> Vec<Outcome> {
-    let mut worker = Worker::start();
-    worker.load_file(
-        file,
-        LoadOptions {
-            cache: without_cache(),
-            ..options.clone()
-        },
-    );
-    let requests = ask(&mut worker, specs);
+    let options = LoadOptions {
+        cache: without_cache(),
+        ..options.clone()
+    };
+    let (mut worker, requests) = ask(file, options, |worker| generate(worker, specs));
     worker.finish(&requests)
 }
 
-fn ask(worker: &mut Worker, specs: &[GenerationSpec]) -> Vec<RequestId> {
-    let ask = |spec: &GenerationSpec| worker.generate(spec.clone());
-    specs.iter().map(ask).collect()
+/// A worker that has been asked all of this before its first step is over.
+fn ask(
+    file: &Path,
+    options: LoadOptions,
+    ask: impl FnOnce(&mut Worker) -> Vec<RequestId>,
+) -> (Worker, Vec<RequestId>) {
+    let gate = Gate::at(1);
+    let mut worker = Worker::with_gate(&gate);
+    worker.load_file(file, options);
+    let requests = ask(&mut worker);
+    let held = gate.reached();
+    worker.until_prepared();
+    drop(held);
+    (worker, requests)
+}
+
+fn generate(worker: &mut Worker, specs: &[GenerationSpec]) -> Vec<RequestId> {
+    let generate = |spec: &GenerationSpec| worker.generate(spec.clone());
+    specs.iter().map(generate).collect()
 }
 
 /// Asks all at once, and kills the worker when each reply has so many tokens; gives what was said by then.
@@ -50,9 +62,7 @@ fn interrupted(
     specs: &[GenerationSpec],
     tokens: usize,
 ) -> Vec<Outcome> {
-    let mut worker = Worker::start();
-    worker.load_file(file, options.clone());
-    let requests = ask(&mut worker, specs);
+    let (mut worker, requests) = ask(file, options.clone(), |worker| generate(worker, specs));
     let mut outcomes: Vec<Outcome> = specs.iter().map(|_| Outcome::default()).collect();
     let is_short = |outcome: &Outcome| outcome.tokens.first().is_none_or(|it| it.len() < tokens);
     while outcomes.iter().any(is_short) {
@@ -139,13 +149,11 @@ fn eight_go_on(kind: Kind) {
     let expected = undisturbed(&tiny::path(kind), &options, &specs);
     let said = interrupted(&tiny::path(kind), &options, &specs, 60);
 
-    let mut worker = Worker::start();
-    worker.load_file(&tiny::path(kind), options);
-    let requests: Vec<RequestId> = specs
-        .iter()
-        .zip(&said)
-        .map(|(spec, said)| worker.resume(spec.clone(), resume(said)))
-        .collect();
+    let (mut worker, requests) = ask(&tiny::path(kind), options, |worker| {
+        let both = specs.iter().zip(&said);
+        both.map(|(spec, said)| worker.resume(spec.clone(), resume(said)))
+            .collect()
+    });
     let rest = worker.finish(&requests);
     for ((expected, said), rest) in expected.iter().zip(&said).zip(&rest) {
         assert!(!said.ended, "a reply is to be killed in its middle");

@@ -1,10 +1,13 @@
 //! What the worker's integration tests share: the small real model, a worker process, and its socket.
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its part.
 
+pub mod gate;
+pub mod stored;
 pub mod tiny;
 pub mod turns;
 
 use std::{
+    collections::VecDeque,
     io::BufReader,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
@@ -17,6 +20,8 @@ use aluco_proto::{
     LoadOptions, LoadedModel, LogLevel, ModelActivity, ModelHandle, PROTOCOL_VERSION, Prompt,
     RequestId, Resume, Sampling, Token, TokenLogprob, Usage, WorkerHello, read_frame, write_frame,
 };
+
+use self::gate::Gate;
 
 /// SmolLM2-135M-Instruct Q4_1. `make model` fetches it.
 pub fn model_path() -> PathBuf {
@@ -49,7 +54,7 @@ pub fn without_cache() -> CacheOptions {
 }
 
 /// How long is waited for what a worker does behind its replies.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A worker process at the other end of a socket.
 pub struct Worker {
@@ -59,13 +64,25 @@ pub struct Worker {
     pub complaints: Vec<String>,
     writer: UnixStream,
     reader: BufReader<UnixStream>,
+    /// Events that came while another one was waited for, in their order.
+    set_aside: VecDeque<Event>,
     next: u64,
 }
 
 impl Worker {
     pub fn start() -> Self {
+        Self::spawn(&mut Process::new(env!("CARGO_BIN_EXE_aluco-worker")))
+    }
+
+    /// A worker that has to wait at a gate.
+    pub fn with_gate(gate: &Gate) -> Self {
+        let mut process = Process::new(env!("CARGO_BIN_EXE_aluco-worker"));
+        Self::spawn(process.env("ALUCO_FAULT", gate.fault()))
+    }
+
+    fn spawn(process: &mut Process) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let process = Process::new(env!("CARGO_BIN_EXE_aluco-worker"))
+        let process = process
             .arg("serve")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
@@ -90,6 +107,7 @@ impl Worker {
             complaints: Vec::new(),
             writer,
             reader,
+            set_aside: VecDeque::new(),
             next: 0,
         }
     }
@@ -110,6 +128,44 @@ impl Worker {
 
     /// The next event that is no log line.
     pub fn event(&mut self) -> Event {
+        match self.set_aside.pop_front() {
+            Some(event) => event,
+            None => self.new_event(),
+        }
+    }
+
+    /// The next event of this kind; those before it are left for later.
+    fn event_like(&mut self, is_wanted: impl Fn(&Event) -> bool) -> Event {
+        loop {
+            let event = self.new_event();
+            if is_wanted(&event) {
+                return event;
+            }
+            self.set_aside.push_back(event);
+        }
+    }
+
+    /// Comes back when the worker has taken notice of all that was sent to it.
+    pub fn until_heard(&mut self) {
+        self.send(&Command::Ping { sequence: 0 });
+        self.event_like(|event| matches!(event, Event::Pong { .. }));
+    }
+
+    /// Comes back when all prompts that were sent have been prepared and wait for the next step.
+    pub fn until_prepared(&mut self) {
+        let request = self.request();
+        // Prepared in its turn, behind them.
+        self.send(&Command::Tokenize {
+            request,
+            model: ModelHandle(1),
+            text: "a".to_owned(),
+            add_special: false,
+            parse_special: false,
+        });
+        self.event_like(|event| matches!(event, Event::Tokens { .. }));
+    }
+
+    fn new_event(&mut self) -> Event {
         loop {
             match read_frame(&mut self.reader)
                 .unwrap()
@@ -293,6 +349,8 @@ pub struct Outcome {
     pub logprobs: Vec<Vec<TokenLogprob>>,
     pub reasons: Vec<Option<FinishReason>>,
     pub usage: Usage,
+    /// Tokens of the prompt, if they were not what was sent.
+    pub prompt: Vec<Token>,
     /// Where the beginning of the prompt came from.
     pub cache: CacheReport,
     pub failure: Option<aluco_proto::Failure>,
@@ -304,7 +362,10 @@ impl Outcome {
     pub fn take(&mut self, event: GenerationEvent) {
         assert!(!self.ended, "an event after the last one: {event:?}");
         match event {
-            GenerationEvent::Started { cache, .. } => self.cache = cache,
+            GenerationEvent::Started { cache, prompt, .. } => {
+                self.cache = cache;
+                self.prompt = prompt;
+            }
             GenerationEvent::Prefill {
                 processed_tokens, ..
             } => self.prefills.push(processed_tokens),

@@ -5,15 +5,17 @@ use std::{fs, path::PathBuf};
 use aluco_proto::{LoadOptions, Speculation};
 pub use aluco_tiny_models::Kind;
 
-/// The file of a tiny model, written if it is not there yet.
+/// The file of a tiny model, written anew.
 pub fn path(kind: Kind) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let path = folder.join(format!("{kind}.gguf"));
-    // Test processes run side by side: each writes its own, and the last one stays.
-    let mine = folder.join(format!("{kind}.{}.gguf", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
+    // Tests run side by side, in threads or processes: each writes its own, and the last one stays.
+    let mine = tempfile::NamedTempFile::new_in(&folder)
+        .unwrap()
+        .into_temp_path();
     aluco_tiny_models::write(kind, &mine).unwrap();
-    fs::rename(&mine, &path).unwrap();
+    mine.persist(&path).unwrap();
     path
 }
 
