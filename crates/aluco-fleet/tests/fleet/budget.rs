@@ -1,6 +1,6 @@
 //! The ledger at work: nothing is loaded that does not fit, and what is held follows what there is.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use aluco_fake_worker::Script;
 use aluco_fleet::{
@@ -11,7 +11,8 @@ use aluco_fleet::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{
-    World, answer, endless, eventually, first_delta, signal, spec, until_status, within, worker_pid,
+    World, answer, endless, eventually, first_delta, replace, signal, spec, until_status, within,
+    worker_pid,
 };
 
 const MIB: u64 = 1 << 20;
@@ -21,29 +22,10 @@ const BESIDE_WEIGHTS: u64 = 48 * MIB + 3_000;
 
 /// A machine with so much memory, of which so much is available, and a model's stored prompts of 0 bytes.
 fn machine(world: &mut World, total_mib: u64, available_mib: u64) {
-    let root = world.folder.path().join("machine");
-    fs::create_dir_all(root.join("proc")).unwrap();
-    world.config.memory_root = root;
     world.config.memory_interval = Duration::from_millis(20);
     world.config.memory_reserve = Some(100 * MIB);
     world.config.load_options.cache.ram_bytes = Some(0);
-    set_memory(&world.config, total_mib, available_mib);
-}
-
-fn set_memory(config: &FleetConfig, total_mib: u64, available_mib: u64) {
-    let text = format!(
-        "MemTotal: {} kB\nMemAvailable: {} kB\n",
-        total_mib << 10,
-        available_mib << 10
-    );
-    replace(&config.memory_root.join("proc/meminfo"), &text);
-}
-
-/// At once, so that nobody reads half of it.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, path).unwrap();
+    world.set_memory(total_mib, available_mib);
 }
 
 fn weighs(mib: u64) -> Script {
@@ -275,14 +257,14 @@ async fn pressure_shrinks_stored_prompts_and_then_unloads_what_is_idle() {
     fs::create_dir_all(&process).unwrap();
     replace(&process.join("status"), "RssAnon: 409600 kB\n");
     // 125 MiB have to be available until the alarm is over: 45 more.
-    set_memory(&world.config, 1000, 80);
+    world.set_memory(1000, 80);
     until_status(&fleet, "the store shrinks", |status| {
         store(status).is_some_and(|bytes| bytes <= 35 * MIB)
     })
     .await;
     assert!(world.journal("idle").iter().all(|line| line != "unload"));
 
-    set_memory(&world.config, 1000, 10);
+    world.set_memory(1000, 10);
     until_status(&fleet, "the idle model goes", |status| {
         status.models.len() == 1
     })
@@ -315,14 +297,14 @@ async fn a_budget_that_shrinks_costs_promises_first_and_comes_back() {
     within(fleet.load(&model)).await.unwrap();
     let full = fleet.status().await.ledger.held_bytes;
     // Still more than is to be left free, so no pressure; and less than was promised.
-    set_memory(&world.config, 1000, 300);
+    world.set_memory(1000, 300);
     let status = until_status(&fleet, "promises are taken back", |status| {
         status.ledger.held_bytes < full
     })
     .await;
     assert_eq!(status.ledger.excess_bytes, Bytes::ZERO);
     assert_eq!(status.ledger.held_bytes, Bytes(200 * MIB));
-    set_memory(&world.config, 1000, 600);
+    world.set_memory(1000, 600);
     until_status(&fleet, "they are given back", |status| {
         status.ledger.held_bytes == full
     })

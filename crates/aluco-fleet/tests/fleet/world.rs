@@ -1,6 +1,9 @@
 //! A folder with made-up models, and a fleet over it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aluco_fake_worker::{Persona, Script};
 use aluco_fleet::{
@@ -20,7 +23,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A fleet with the fake worker, and with heartbeats and back-off fast enough for tests.
+    /// A fleet with the fake worker on a machine that has memory enough, and with heartbeats and back-off fast enough for tests.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(StoreConfig {
@@ -32,9 +35,23 @@ impl World {
             heartbeat_interval: Duration::from_millis(100),
             heartbeat_timeout: Duration::from_secs(10),
             restart_backoff: Duration::from_millis(20),
+            memory_root: folder.path().join("machine"),
             ..FleetConfig::new(store)
         };
-        Self { folder, config }
+        let world = Self { folder, config };
+        std::fs::create_dir_all(world.path("machine/proc")).unwrap();
+        world.set_memory(64 << 10, 48 << 10);
+        world
+    }
+
+    /// Has the machine have so much memory, of which so much is available.
+    pub(crate) fn set_memory(&self, total_mib: u64, available_mib: u64) {
+        let text = format!(
+            "MemTotal: {} kB\nMemAvailable: {} kB\n",
+            total_mib << 10,
+            available_mib << 10
+        );
+        replace(&self.path("machine/proc/meminfo"), &text);
     }
 
     pub(crate) fn fleet(&self) -> Fleet {
@@ -96,6 +113,13 @@ impl World {
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)
     }
+}
+
+/// Writes a file at once, so that nobody reads half of it.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// Plain text, one choice, seed 1.
