@@ -10,7 +10,7 @@ use std::{
 
 use aluco_fake_worker::{Persona, Script};
 use aluco_fleet::{
-    Fleet, FleetError,
+    FleetError,
     proto::{FailureKind, FinishReason, GenerationEvent},
 };
 use rustix::process::Signal;
@@ -213,7 +213,8 @@ async fn a_supervisor_that_is_killed_leaves_no_worker() {
 
 /// Reads a stream without end; tells the worker's process id when it has begun.
 async fn supervise(folder: PathBuf) {
-    let fleet = Fleet::new(World::new().config);
+    let world = World::new();
+    let fleet = world.fleet();
     let model = folder.join("m.gguf");
     let mut stream = fleet
         .generate(model.to_str().unwrap(), spec("x"))
