@@ -52,6 +52,9 @@ pub(crate) struct MachineBenchArgs {
     /// Do not keep the report
     #[arg(long)]
     pub(crate) no_keep: bool,
+    /// Take little memory and time, for figures that mean nothing
+    #[arg(long, hide = true, requires = "no_keep")]
+    pub(crate) brief: bool,
 }
 
 #[derive(Debug, Args)]

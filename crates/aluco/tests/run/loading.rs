@@ -94,9 +94,15 @@ fn a_load_that_fails_says_why_and_a_keep_alive_that_is_none_is_refused() {
         command.env("ALUCO_URL", &server.url).args(args).assert()
     };
     for form in [&[][..], &["--json"]] {
-        let failed = load(form).code(1).stdout("");
-        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        let failed = load(form).code(1);
+        let output = failed.get_output();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("model.gguf"), "{said}");
+        // It may have been asked while it was on its way.
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(event["event"], "progress", "{form:?}: {event}");
+        }
     }
     let refused = load(&["--keep-alive", "soon"]).code(2);
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();

@@ -68,9 +68,16 @@ fn a_capture_is_replayed_with_the_same_findings() {
             (report["findings"].clone(), output.status.code())
         };
         assert_eq!(told(&bundle(&machine)), told(&file), "{machine}");
-        // What is there is not overwritten.
-        output(&home, &capture, 1);
     }
+}
+
+#[test]
+fn a_capture_overwrites_nothing() {
+    let home = home();
+    let capture = ["machine", "--root", &bundle(FRESH), "capture", "model.gguf"];
+    let before = fs::read(home.model()).unwrap();
+    output(&home, &capture, 1);
+    assert_eq!(fs::read(home.model()).unwrap(), before);
 }
 
 #[test]
@@ -239,8 +246,8 @@ fn without_root_this_machine_is_not_changed() {
 #[test]
 fn what_memory_processor_and_disk_do_is_measured() {
     let home = home();
-    let args = ["machine", "bench", "--json", "--no-keep", "--folder", "."];
-    let report = json(&home, &args, 0);
+    let bench = ["machine", "bench", "--json", "--no-keep", "--brief"];
+    let report = json(&home, &[&bench[..], &["--folder", "."]].concat(), 0);
     let figure = |path: &str| report.pointer(path).and_then(Value::as_f64);
     for kernel in ["read", "copy", "triad"] {
         let bytes = figure(&format!("/bandwidth/{kernel}"));

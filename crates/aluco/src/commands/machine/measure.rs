@@ -40,7 +40,17 @@ pub(super) fn run(args: &MachineBenchArgs, facts: &Facts, json: bool, config: &C
     let now = SystemTime::now();
     let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let available = facts.memory.available_bytes.get().copied();
-    let plan = Plan::new(cores(facts), folder, available.unwrap_or(AVAILABLE_UNKNOWN));
+    let mut plan = Plan::new(cores(facts), folder, available.unwrap_or(AVAILABLE_UNKNOWN));
+    if args.brief {
+        plan = Plan {
+            array_bytes: 8 << 20,
+            rounds: 1,
+            arithmetic_time: Duration::from_millis(1),
+            disk_bytes: 8 << 20,
+            disk_time: Duration::from_millis(1),
+            ..plan
+        };
+    }
     let mut report = plan.run(at, versions(facts), limit(facts), |step| {
         bar.set_message(format!("measuring {step}"));
     });
