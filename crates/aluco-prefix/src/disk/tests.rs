@@ -133,7 +133,8 @@ fn a_use_is_noted_in_the_file_and_pins_lie_beside_it() {
     let entry = entry(1);
     folder.write(&entry, b"x").unwrap();
     let path = folder.entry_path(&entry.key);
-    let long_ago = SystemTime::now() - Duration::from_secs(1_000_000);
+    // Whole seconds: not every file system keeps more.
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     fs::File::open(&path)
         .unwrap()
         .set_modified(long_ago)
