@@ -68,7 +68,9 @@ impl World {
     }
 
     pub(crate) async fn with(config: ServerConfig, adjust: impl FnOnce(&mut FleetConfig)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // Models are named by their real paths.
+        let place = std::env::temp_dir().canonicalize().unwrap();
+        let folder = tempfile::tempdir_in(place).unwrap();
         let mut fleet = fleet_config(folder.path());
         adjust(&mut fleet);
         let fleet = Fleet::new(fleet);
