@@ -185,6 +185,12 @@ impl Store {
         self.tree().block_tokens()
     }
 
+    /// Notes a text beside what lies on disk, if there is a disk tier, for [`disk::read_note`] in a later life.
+    pub fn write_note(&self, text: &str) -> Result<(), DiskError> {
+        let disk = self.shared.disk.as_ref();
+        disk.map_or(Ok(()), |disk| disk.folder.write_note(text))
+    }
+
     /// How prompts of this model that lie on disk were computed otherwise, such as `kv_type_k: q8_0, now f16`.
     pub fn computed_otherwise(&self) -> Option<&str> {
         self.shared.computed_otherwise.as_deref()

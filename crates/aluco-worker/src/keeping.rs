@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use aluco_prefix::{Cut, DiskOptions, Store, StoreOptions, disk};
+use aluco_prefix::{Cut, DiskOptions, Fingerprint, Store, StoreOptions, disk};
 use aluco_proto::LoadOptions;
 
 use crate::{
     ffi::{Context, Engine, Model},
-    fingerprint,
+    finding, fingerprint,
     memory::{Archive, MemoryClass},
 };
 
@@ -37,9 +37,8 @@ pub(crate) fn open(
     if ram_bytes == 0 && options.cache.device_tokens == Some(0) {
         return (Archive::off(), None);
     }
-    let archive = Archive::probe(context);
-    if ram_bytes == 0 || archive.class() == MemoryClass::Off {
-        return (archive, None);
+    if ram_bytes == 0 {
+        return (Archive::probe(context), None);
     }
     let (fingerprint, facts) = match fingerprint::of(engine, model, path, options) {
         Ok(found) => found,
@@ -49,7 +48,7 @@ pub(crate) fn open(
                 "prompts are not stored, since {} could not be read again: {error}",
                 path.display()
             );
-            return (archive, None);
+            return (Archive::probe(context), None);
         }
     };
     let disk = options.cache.folder.clone().and_then(|root| {
@@ -59,6 +58,10 @@ pub(crate) fn open(
             .unwrap_or_else(|| default_disk_bytes(&root));
         (bytes > 0).then_some(DiskOptions { root, bytes })
     });
+    let (archive, to_note) = find_out(context, options, disk.as_ref(), &fingerprint);
+    if archive.class() == MemoryClass::Off {
+        return (archive, None);
+    }
     let (store, error) = Store::open(StoreOptions {
         fingerprint,
         facts,
@@ -76,12 +79,38 @@ pub(crate) fn open(
     if let Some(error) = error {
         tracing::warn!("prompts are kept in memory alone: {error}");
     }
+    if let Some(text) = to_note
+        && let Err(error) = store.write_note(&text)
+    {
+        tracing::debug!("the memory will be probed at the next load too: {error}");
+    }
     if let Some(difference) = store.computed_otherwise() {
         tracing::info!(
             "prompts of this model lie on disk that were computed otherwise and cannot be used: {difference}"
         );
     }
     (archive, Some(store))
+}
+
+/// How the memory of a model can be kept, by what an earlier load noted or else by a probe; and what is to be noted for later loads.
+fn find_out(
+    context: &mut Context,
+    options: &LoadOptions,
+    disk: Option<&DiskOptions>,
+    fingerprint: &Fingerprint,
+) -> (Archive, Option<String>) {
+    let best = disk.and_then(|_| finding::best(context, options));
+    if let (Some(disk), Some((class, text))) = (disk, &best)
+        && disk::read_note(&disk.root, fingerprint).as_ref() == Some(text)
+        && let Some(archive) = Archive::as_found(context)
+    {
+        tracing::info!("prompts are kept as {}, as noted", class.name());
+        return (archive, None);
+    }
+    let archive = Archive::probe(context);
+    tracing::info!("prompts are kept as {}, as probed", archive.class().name());
+    let to_note = best.filter(|(class, _)| *class == archive.class());
+    (archive, to_note.map(|(_, text)| text))
 }
 
 /// A sixteenth of the machine's memory, at most 8 GiB.

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod estimate;
 mod fault;
 pub mod ffi;
+mod finding;
 mod fingerprint;
 pub mod governor;
 pub mod hello;

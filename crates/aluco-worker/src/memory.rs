@@ -78,25 +78,18 @@ impl Archive {
             window_tokens: context.model().window_tokens(),
             ..Self::off()
         };
-        let Some(scratch) = context.scratch() else {
+        let (Some(best), Some(scratch)) = (Self::best_class(context), context.scratch()) else {
             return off;
         };
-        if context.context_tokens() < 2 * PROBE_TOKENS {
-            return off;
-        }
-        let is_whole_attention = !context.model().is_recurrent() && off.window_tokens == 0;
-        let wanted: &[MemoryClass] = if is_whole_attention {
-            &[MemoryClass::Blocks, MemoryClass::Whole]
-        } else {
-            &[MemoryClass::Checkpoints, MemoryClass::Whole]
-        };
-        for class in wanted {
+        for class in [best, MemoryClass::Whole] {
             let mut archive = Self {
-                class: *class,
+                class,
                 scratch,
                 ..off.clone()
             };
-            let works = archive.try_out(context);
+            let works = archive
+                .look_at_nothing(context)
+                .and_then(|()| archive.try_out(context));
             context.clear();
             match works {
                 Ok(()) => return archive,
@@ -107,6 +100,31 @@ impl Archive {
             }
         }
         off
+    }
+
+    /// As [`Self::probe`], where it is known from an earlier one that the best is possible. `None` if it is not even worth a try. The context must be
+    /// empty, and stays so.
+    pub fn as_found(context: &mut Context) -> Option<Self> {
+        let mut archive = Self {
+            class: Self::best_class(context)?,
+            scratch: context.scratch()?,
+            window_tokens: context.model().window_tokens(),
+            ..Self::off()
+        };
+        archive.look_at_nothing(context).ok()?;
+        Some(archive)
+    }
+
+    /// The best that can be hoped for, by the kind of memory that the model says it has; `None` if it cannot be kept.
+    pub fn best_class(context: &Context) -> Option<MemoryClass> {
+        let is_probed = context.scratch().is_some() && context.context_tokens() >= 2 * PROBE_TOKENS;
+        let model = context.model();
+        let is_whole_attention = !model.is_recurrent() && model.window_tokens() == 0;
+        is_probed.then_some(if is_whole_attention {
+            MemoryClass::Blocks
+        } else {
+            MemoryClass::Checkpoints
+        })
     }
 
     /// Keeps nothing.
@@ -350,14 +368,19 @@ impl Archive {
         })
     }
 
-    /// Computes, puts away, puts back, and compares.
-    fn try_out(&mut self, context: &mut Context) -> Result<(), EngineError> {
+    /// Learns what an empty sequence is.
+    fn look_at_nothing(&mut self, context: &mut Context) -> Result<(), EngineError> {
         self.empty = context
             .export(self.scratch, StatePart::Undivided)
             .unwrap_or_default();
         if self.class == MemoryClass::Checkpoints && self.empty.len() < HEADER_BYTES {
             return Err(failed("there is no state to be found beside attention"));
         }
+        Ok(())
+    }
+
+    /// Computes, puts away, puts back, and compares.
+    fn try_out(&self, context: &mut Context) -> Result<(), EngineError> {
         compute(context, 0..PROBE_CUT)?;
         let checkpoint = match self.class {
             MemoryClass::Checkpoints => Some(self.checkpoint(context, 0)?),

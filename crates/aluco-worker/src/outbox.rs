@@ -37,6 +37,11 @@ impl Outbox {
         }
     }
 
+    /// Tells that a prompt is being prepared, or has been.
+    pub fn preparing(&self, request: RequestId, is_over: bool) {
+        self.send(&Event::Preparing { request, is_over });
+    }
+
     /// Sends an event of a generation.
     pub fn generation(&self, request: RequestId, event: GenerationEvent) {
         self.send(&Event::Generation { request, event });

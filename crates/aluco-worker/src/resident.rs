@@ -245,6 +245,7 @@ fn serve(
                     continue;
                 }
                 let _working = pulse.work();
+                outbox.preparing(request, false);
                 let mut maker = PromptMaker {
                     model: &model,
                     templates: &mut templates,
@@ -262,6 +263,7 @@ fn serve(
                             start.fetched =
                                 store.fetch(&start.namespace, &tokens[..tokens.len() - 1]);
                         }
+                        outbox.preparing(request, true);
                         intake.start(start);
                     }
                     Err(failure) => {

@@ -285,9 +285,18 @@ impl Folder {
             }
         })?;
         let header = header.encode();
-        let temporary = self.temporary(&entry.key.to_string());
-        let replace =
-            || super::replace(self.files.as_ref(), &temporary, &path, &[&header, payload]);
+        self.replace(&path, &entry.key.to_string(), &[&header, payload])?;
+        Ok(header.len() as u64 + payload.len() as u64)
+    }
+
+    /// Puts these pieces into a file of this name that is no entry.
+    pub(super) fn put(&self, name: &str, pieces: &[&[u8]]) -> Result<(), DiskError> {
+        self.replace(&self.path.join(name), name, pieces)
+    }
+
+    fn replace(&self, path: &Path, name: &str, pieces: &[&[u8]]) -> Result<(), DiskError> {
+        let temporary = self.temporary(name);
+        let replace = || super::replace(self.files.as_ref(), &temporary, path, pieces);
         match replace() {
             // Somebody removed the folder, which is how a store is emptied while it is in use.
             Err(DiskError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -295,8 +304,7 @@ impl Folder {
                 replace()
             }
             result => result,
-        }?;
-        Ok(header.len() as u64 + payload.len() as u64)
+        }
     }
 
     /// Notes that an entry was used just now, for whoever has to choose what to evict.
@@ -353,7 +361,9 @@ impl Folder {
                 return false;
             }
         }
-        let _ = self.files.remove(&self.path.join(super::manifest::NAME));
+        for name in [super::manifest::NAME, super::note::NAME] {
+            let _ = self.files.remove(&self.path.join(name));
+        }
         if fs::remove_dir(&self.path).is_ok() {
             return true;
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/<fingerprint>/manifest.json          what the fingerprint stands for
+//!                      note                   what else is known of it: see `note`
 //!                      <first 2 digits>/<key>.kv    an entry: see `format`
 //!                      <first 2 digits>/<key>.pin   empty; the entry is to be kept
 //!                      new/                   files that are being written
@@ -22,6 +23,7 @@ mod folder;
 pub mod format;
 mod listing;
 mod manifest;
+mod note;
 
 use std::{
     io,
@@ -32,6 +34,7 @@ pub use error::DiskError;
 pub use folder::Folder;
 pub use listing::{Damage, FolderInfo, Found, Survey, folders};
 pub use manifest::Manifest;
+pub use note::read_note;
 
 use files::Files;
 

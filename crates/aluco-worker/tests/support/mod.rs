@@ -62,6 +62,8 @@ pub struct Worker {
     pub hello: WorkerHello,
     /// Warnings and errors that it logged, without those of llama.cpp.
     pub complaints: Vec<String>,
+    /// What else it logged, without that of llama.cpp.
+    pub notices: Vec<String>,
     writer: UnixStream,
     reader: BufReader<UnixStream>,
     /// Events that came while another one was waited for, in their order.
@@ -76,8 +78,13 @@ impl Worker {
 
     /// A worker that has to wait at a gate.
     pub fn with_gate(gate: &Gate) -> Self {
+        Self::with_variable("ALUCO_FAULT", &gate.fault())
+    }
+
+    /// A worker in whose environment there is this.
+    pub fn with_variable(name: &str, value: &str) -> Self {
         let mut process = Process::new(env!("CARGO_BIN_EXE_aluco-worker"));
-        Self::spawn(process.env("ALUCO_FAULT", gate.fault()))
+        Self::spawn(process.env(name, value))
     }
 
     fn spawn(process: &mut Process) -> Self {
@@ -105,6 +112,7 @@ impl Worker {
             process,
             hello,
             complaints: Vec::new(),
+            notices: Vec::new(),
             writer,
             reader,
             set_aside: VecDeque::new(),
@@ -178,7 +186,10 @@ impl Worker {
                 } if target.starts_with("aluco") => {
                     self.complaints.push(format!("{target}: {message}"));
                 }
-                Event::Log { .. } => {}
+                Event::Log {
+                    target, message, ..
+                } if target.starts_with("aluco") => self.notices.push(message),
+                Event::Log { .. } | Event::Preparing { .. } => {}
                 event => return event,
             }
         }

@@ -121,7 +121,7 @@ struct Believed {
     errors: Vec<DiskError>,
 }
 
-/// Writes entry 3, removes entry 1, reads and pins entry 2: all that a store does; removes entry 4 while it is pinned.
+/// Writes a note and entry 3, removes entry 1, reads and pins entry 2: all that a store does; removes entry 4 while it is pinned.
 /// All but entry 3 were there, entry 1 pinned as well.
 fn life(root: &Path, faulty: Arc<Faulty>) -> Believed {
     let mut believed = Believed::default();
@@ -139,6 +139,7 @@ fn life(root: &Path, faulty: Arc<Faulty>) -> Believed {
             return believed;
         }
     };
+    did(folder.write_note("blocks"));
     let written = did(folder
         .write(&entry(3), &payload(5000))
         .map(|bytes| assert!(bytes > 0)));
@@ -183,6 +184,8 @@ fn temporary_files(folder: &Folder) -> Vec<std::path::PathBuf> {
 fn check_after(root: &Path, believed: &Believed, what: &str) {
     let folder = Folder::open(root, fingerprint(), &facts()).unwrap();
     assert_eq!(folder.manifest().facts, facts(), "{what}");
+    let note = read_note(root, &fingerprint());
+    assert!(note.is_none_or(|text| text == "blocks"), "{what}");
     let survey = folder.survey();
     assert_eq!(survey.damaged, [], "{what}");
     assert!(survey.stray_pins.is_empty(), "{what}");
