@@ -25,8 +25,8 @@ use wire::{ChatRequest, ErrorAnswer, Health, LoadRequest, Status, Unloaded};
 /// How long a server may take to take a connection. A server on a network is a few milliseconds away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server may take to say that it is there.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to say that it is there. One on a machine that swaps or compiles is slow and not gone.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Longest part of a foreign error page that is quoted, in characters.
 const QUOTE_MAX: usize = 200;

@@ -27,7 +27,7 @@ use tokio::{
 
 use self::{
     events::Weight,
-    look::Look,
+    look::{Look, PATIENCE_LIVE, PATIENCE_ONCE},
     screen::{Screen, Wish},
     theme::Theme,
 };
@@ -69,7 +69,8 @@ pub(crate) fn run(args: &TopArgs, config: &Config) -> Outcome {
         return runtime.block_on(live(&client));
     }
     if args.json {
-        render::print_json(&runtime.block_on(look::raw(&client)).map_err(told)?)?;
+        let raw = runtime.block_on(look::raw(&client, PATIENCE_ONCE));
+        render::print_json(&raw.map_err(told)?)?;
         return Ok(Status::Done);
     }
     let text = runtime.block_on(once(&client)).map_err(told)?;
@@ -79,9 +80,9 @@ pub(crate) fn run(args: &TopArgs, config: &Config) -> Outcome {
 
 /// One look as text; speeds are counted from look to look, so it takes two.
 async fn once(client: &Client) -> Result<String, ClientError> {
-    look::look(client).await?;
+    look::look(client, PATIENCE_ONCE).await?;
     sleep(LOOK_INTERVAL).await;
-    let look = look::look(client).await?;
+    let look = look::look(client, PATIENCE_ONCE).await?;
     let mut theme = Theme::of_process();
     theme.colour = false;
     let mut screen = Screen::new(client.url(), theme);
@@ -129,7 +130,8 @@ async fn show(
                 if looking.is_none() {
                     let client = client.clone();
                     looking = Some(Box::pin(async move {
-                        look::look(&client).await.map_err(|error| error.to_string())
+                        let look = look::look(&client, PATIENCE_LIVE).await;
+                        look.map_err(|error| error.to_string())
                     }));
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -31,10 +31,12 @@ impl Manager {
     /// The next message.
     fn heard(&self) -> String {
         let mut message = [0; 4096];
-        let length = self
-            .0
-            .recv(&mut message)
-            .expect("the server tells something");
+        let length = loop {
+            match self.0.recv(&mut message) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("the server tells something"),
+            }
+        };
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 

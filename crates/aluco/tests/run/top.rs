@@ -93,17 +93,28 @@ impl Serving {
         command
     }
 
-    fn asked(&self, path: &str) -> String {
-        let answer = get(self.url.strip_prefix("http://").unwrap(), path).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    /// What the server answers, once that says something of the machine: if the machine takes its time, the server leaves that out.
+    fn asked(&self, path: &str, about_machine: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let answer = get(self.url.strip_prefix("http://").unwrap(), path).unwrap();
+            if answer.contains(about_machine) {
+                assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+                return answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{answer}");
+        }
+    }
+
+    fn telemetry(&self) -> Value {
+        serde_json::from_str(&self.asked("/aluco/v1/telemetry", "\"sample\"")).unwrap()
     }
 
     /// Comes back when the server has read this line of the kernel.
     fn wait_for_kernel_event(&self, line: &str) {
         let begun = Instant::now();
         loop {
-            let told: Value = serde_json::from_str(&self.asked("/aluco/v1/telemetry")).unwrap();
+            let told = self.telemetry();
             let mut events = told["kernel"]["events"].as_array().unwrap().iter();
             if events.any(|event| event["line"] == line) {
                 return;
@@ -162,7 +173,7 @@ fn the_kernels_messages_name_the_cause_of_a_death_and_warn_of_others() {
         "{warning}"
     );
     assert!(warning.contains("--explain LOG-01"), "{warning}");
-    let told: Value = serde_json::from_str(&serving.asked("/aluco/v1/telemetry")).unwrap();
+    let told = serving.telemetry();
     assert_eq!(told["kernel"]["warnings"], 1, "{told}");
 
     let asking = serving
@@ -192,14 +203,13 @@ fn the_kernels_messages_name_the_cause_of_a_death_and_warn_of_others() {
 #[test]
 fn what_is_known_of_the_machine_is_told_and_measured() {
     let serving = Serving::start(&Script::default());
-    let told: Value = serde_json::from_str(&serving.asked("/aluco/v1/telemetry")).unwrap();
+    let told = serving.telemetry();
     let total = &told["sample"]["memory_total_bytes"]["value"];
     assert!(total.as_u64() > Some(1 << 20), "{told}");
-    let metrics = serving.asked("/metrics");
-    let measured = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("aluco_memory_machine_bytes "))
-        .unwrap_or_else(|| panic!("{metrics}"));
+    let gauge = "\naluco_memory_machine_bytes ";
+    let metrics = serving.asked("/metrics", gauge);
+    let (_, measured) = metrics.split_once(gauge).unwrap();
+    let measured = measured.lines().next().unwrap();
     // A virtual machine may get memory, or give some back, at any moment.
     let total = total.as_f64().unwrap();
     let bytes: f64 = measured.parse().unwrap();
@@ -213,6 +223,8 @@ fn what_is_known_of_the_machine_is_told_and_measured() {
 fn without_a_terminal_one_look_is_written() {
     let serving = Serving::start(&Script::default());
     stdout(&mut serving.aluco(&["run", "./model.gguf", "hello"]));
+    // From the second time on, the machine is told of at once.
+    serving.telemetry();
     let text = stdout(&mut serving.aluco(&["top"]));
     for part in [
         "aluco 127.0.0.1",

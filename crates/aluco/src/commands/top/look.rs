@@ -15,8 +15,11 @@ use crate::{
     watching::MachineReport,
 };
 
-/// A server that does not answer for so long counts as gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A server that does not answer for so long counts as gone until it answers again.
+pub(super) const PATIENCE_LIVE: Duration = Duration::from_secs(5);
+
+/// The same where there is no second look: a machine that is about to load a model is slow for a while.
+pub(super) const PATIENCE_ONCE: Duration = Duration::from_secs(15);
 
 /// What was seen in one look.
 #[derive(Debug)]
@@ -56,21 +59,21 @@ pub(super) struct Mishaps {
 }
 
 /// Looks, and gives what came as it came.
-pub(super) async fn raw(client: &Client) -> Result<Value, ClientError> {
+pub(super) async fn raw(client: &Client, patience: Duration) -> Result<Value, ClientError> {
     let both = async { tokio::join!(client.status_json(), client.telemetry_json()) };
-    let (status, telemetry) = timeout(PATIENCE, both)
+    let (status, telemetry) = timeout(patience, both)
         .await
         .map_err(|_| ClientError::Broken {
             url: client.url().to_owned(),
-            reason: format!("no answer within {} s", PATIENCE.as_secs()),
+            reason: format!("no answer within {} s", patience.as_secs()),
         })?;
     // Not every server tells how its machine does.
     Ok(json!({ "status": status?, "telemetry": telemetry.ok() }))
 }
 
 /// Looks.
-pub(super) async fn look(client: &Client) -> Result<Look, ClientError> {
-    let raw = raw(client).await?;
+pub(super) async fn look(client: &Client, patience: Duration) -> Result<Look, ClientError> {
+    let raw = raw(client, patience).await?;
     Look::read(raw).map_err(|error| ClientError::Broken {
         url: client.url().to_owned(),
         reason: format!("the server's status cannot be read: {error}"),
