@@ -42,6 +42,15 @@ pub(crate) fn run(
     }
 }
 
+/// True if accidents may befall the request.
+pub(crate) fn is_culprit(worker: &Worker, model: &Model, spec: &GenerationSpec) -> bool {
+    let Some(culprit) = &model.script.culprit else {
+        return true;
+    };
+    let prompt = text::prompt_text(&spec.prompt, &worker.vocabulary);
+    prompt.is_ok_and(|(prompt, _)| prompt.contains(culprit))
+}
+
 struct Choice {
     filter: StopFilter,
     generated: u32,
@@ -159,12 +168,9 @@ fn try_run(
     let unfinished = choices.iter().filter(|choice| !choice.is_finished);
     let mut first_token = None;
     let mut step = unfinished.map(|it| it.generated).min().unwrap_or(0);
+    let is_culprit = is_culprit(worker, model, spec);
     while choices.iter().any(|choice| !choice.is_finished) {
         script.pass(Place::Token(step), |moment| cancel.wait(moment));
-        let is_culprit = script
-            .culprit
-            .as_ref()
-            .is_none_or(|culprit| prompt.contains(culprit));
         let is_at = |after: Option<u32>| after == Some(step) && is_culprit;
         if is_at(script.crash_after) {
             worker.accident(model, cancel, || worker.crash(script));

@@ -59,6 +59,8 @@ pub struct Script {
     pub crash_on_probe: bool,
     /// A question for the tokens of a text ends in `crash`.
     pub crash_on_tokenize: bool,
+    /// The preparation of a prompt ends in `crash`, before its request waits for its turn.
+    pub crash_on_prepare: bool,
     /// The process ends by `crash` after this many tokens of a request.
     pub crash_after: Option<u32>,
     /// Crashes and hangs happen so often at most, over all workers: each leaves a line `accident` in the journal. `None`: always.
@@ -66,7 +68,7 @@ pub struct Script {
     /// How many requests have to come to the place of the first accident before it happens, how many to that of the second, and so on over all
     /// workers; one where this says nothing. Those that come first wait there.
     pub crowds: Vec<u32>,
-    /// Crashes and hangs after tokens befall only requests whose prompt has this in it.
+    /// Crashes in preparations, and crashes and hangs after tokens, befall only requests whose prompt has this in it.
     pub culprit: Option<String>,
     /// Crashes happen only if the model is loaded with a larger micro-batch than this.
     pub micro_batch_safe: Option<u32>,
@@ -111,6 +113,7 @@ impl Default for Script {
             crash_on_load: false,
             crash_on_probe: false,
             crash_on_tokenize: false,
+            crash_on_prepare: false,
             crash_after: None,
             accidents_max: None,
             crowds: Vec::new(),

@@ -434,6 +434,12 @@ impl Worker {
         cancel: &Cancel,
     ) {
         let arrived = Instant::now();
+        let preparing = |is_over| self.send(&Event::Preparing { request, is_over });
+        preparing(false);
+        if model.script.crash_on_prepare && generate::is_culprit(self, model, spec) {
+            self.accident(model, cancel, || self.crash(&model.script));
+        }
+        preparing(true);
         let has_sequence = model.sequences.take(cancel);
         self.working.fetch_add(1, Ordering::Relaxed);
         let last = generate::run(self, request, model, spec, resume, cancel, arrived);

@@ -24,6 +24,8 @@ const TRIALS_LOST_IN_COMPANY: u32 = 3;
 /// How far a request is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Place {
+    /// Its prompt is rendered and tokenized.
+    pub(crate) is_prepared: bool,
     /// Tokens of the prompt that are computed.
     pub(crate) prompt_tokens: u32,
     /// Tokens that are generated, of each choice that has not ended; of all choices if all have.
@@ -37,6 +39,9 @@ impl Place {
 
     /// Whether any choice is where it was.
     fn is_near(&self, before: &Self) -> bool {
+        if self.is_prepared != before.is_prepared {
+            return false;
+        }
         let is_near = |choice: &(u32, u32)| {
             let then = before.of(choice.0);
             then.is_some_and(|tokens| tokens.abs_diff(choice.1) <= SAME_PLACE_TOKENS)
@@ -48,6 +53,9 @@ impl Place {
 
     /// Whether all choices have come on from where they were.
     fn is_past(&self, before: &Self) -> bool {
+        if self.is_prepared != before.is_prepared {
+            return self.is_prepared;
+        }
         let has_left = |choice: &(u32, u32)| {
             let then = before.of(choice.0);
             then.is_none_or(|tokens| choice.1 > tokens + SAME_PLACE_TOKENS)
@@ -198,6 +206,7 @@ mod tests {
 
     fn at(generated_tokens: u32) -> Place {
         Place {
+            is_prepared: true,
             prompt_tokens: 10,
             generated_tokens: vec![(0, generated_tokens)],
         }
@@ -205,6 +214,7 @@ mod tests {
 
     fn in_prompt(prompt_tokens: u32) -> Place {
         Place {
+            is_prepared: true,
             prompt_tokens,
             generated_tokens: vec![(0, 0)],
         }
@@ -285,8 +295,32 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_kills_while_it_is_prepared_is_convicted_and_one_that_gets_through_is_not() {
+        let unprepared = Place {
+            is_prepared: false,
+            ..in_prompt(0)
+        };
+        for place in [in_prompt(0), at(9)] {
+            let mut innocent = Record::default();
+            innocent.died(&unprepared, CROWD);
+            assert!(is_trial(innocent.died(&unprepared, CROWD)));
+            innocent.begin_trial();
+            assert!(!innocent.is_acquitted(&unprepared));
+            assert!(innocent.is_acquitted(&place));
+            assert_eq!(innocent.died(&place, ALONE), Judgement::GoOn);
+        }
+        let mut culprit = Record::default();
+        culprit.died(&unprepared, ALONE);
+        assert_eq!(
+            culprit.died(&unprepared, ALONE),
+            Judgement::Convicted { deaths: 2 }
+        );
+    }
+
+    #[test]
     fn a_request_leaves_a_place_with_all_of_its_choices() {
         let choices = |tokens: [u32; 2]| Place {
+            is_prepared: true,
             prompt_tokens: 10,
             generated_tokens: vec![(0, tokens[0]), (1, tokens[1])],
         };

@@ -237,6 +237,7 @@ impl Connection {
                 // A worker whose device hangs still gives these.
                 Event::Hello(_)
                 | Event::Log { .. }
+                | Event::Preparing { .. }
                 | Event::Status { .. }
                 | Event::Tokens { .. }
                 | Event::Text { .. }
@@ -257,6 +258,11 @@ impl Connection {
                 target,
                 message,
             } => log(level, &target, &message),
+            Event::Preparing { request, is_over } => {
+                if let Some(Route::Generation(flight)) = self.routes().by_request.get(&request) {
+                    flight.preparing(is_over);
+                }
+            }
             Event::Generation { request, event } => self.dispatch_generation(request, event),
             Event::Failed { request, failure } => {
                 let route = self.routes().by_request.remove(&request);

@@ -23,8 +23,19 @@ pub(crate) struct Progress {
     last_delta: Option<Instant>,
     /// The present worker is not the first.
     is_resumed: bool,
-    /// The present worker has begun with it.
-    is_running: bool,
+    /// What the present worker does with it.
+    stage: Stage,
+}
+
+/// What a worker does with a request that it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing: it waits for its preparation, or behind that for its turn.
+    Waiting,
+    /// Its prompt is rendered and tokenized.
+    Preparing,
+    /// It is computed.
+    Running,
 }
 
 /// What the first worker that accepted the request said.
@@ -51,13 +62,22 @@ impl Progress {
             first_delta: None,
             last_delta: None,
             is_resumed: false,
-            is_running: false,
+            stage: Stage::Waiting,
         }
     }
 
-    /// True if the present worker has begun with it; before, it only waits there.
-    pub(crate) fn is_running(&self) -> bool {
-        self.is_running
+    /// True if the present worker does something for it; else it only waits there.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.stage != Stage::Waiting
+    }
+
+    /// Its prompt is being prepared, or has been.
+    pub(crate) fn prepare(&mut self, is_over: bool) {
+        self.stage = if is_over {
+            Stage::Waiting
+        } else {
+            Stage::Preparing
+        };
     }
 
     /// Notes an event; what is left of it is for the client.
@@ -69,7 +89,7 @@ impl Progress {
                 seed,
                 prompt,
             } => {
-                self.is_running = true;
+                self.stage = Stage::Running;
                 self.computed_tokens = cache.cached_tokens();
                 if self.accepted.is_some() {
                     return None;
@@ -140,7 +160,7 @@ impl Progress {
         self.guessed_before.drafted_tokens += guessed.drafted_tokens;
         self.guessed_before.accepted_tokens += guessed.accepted_tokens;
         self.computed_tokens = 0;
-        self.is_running = false;
+        self.stage = Stage::Waiting;
     }
 
     /// What the next worker has to know; `None` if none has accepted the request.
@@ -164,6 +184,7 @@ impl Progress {
             generated_tokens = choices().map(tokens).collect();
         }
         Place {
+            is_prepared: self.stage != Stage::Preparing,
             prompt_tokens: self.computed_tokens,
             generated_tokens,
         }
@@ -237,9 +258,22 @@ mod tests {
         progress.lost();
         assert_eq!(progress.resume(), None);
         assert!(progress.note(started(0), Instant::now()).is_some());
-        assert!(progress.is_running());
+        assert!(progress.is_at_work());
         progress.lost();
-        assert!(!progress.is_running());
+        assert!(!progress.is_at_work());
+    }
+
+    #[test]
+    fn the_preparation_of_a_prompt_is_work_and_a_place_of_its_own() {
+        let mut progress = Progress::new(1, Instant::now());
+        assert!(!progress.is_at_work());
+        progress.prepare(false);
+        assert!(progress.is_at_work() && !progress.place().is_prepared);
+        progress.prepare(true);
+        assert!(!progress.is_at_work() && progress.place().is_prepared);
+        progress.prepare(false);
+        progress.lost();
+        assert!(!progress.is_at_work() && progress.place().is_prepared);
     }
 
     #[test]

@@ -235,9 +235,14 @@ impl Flight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if the worker had begun with it.
-    fn is_running(&self) -> bool {
-        self.state().progress.is_running()
+    /// The worker at hand prepares its prompt, or has done so.
+    pub(crate) fn preparing(&self, is_over: bool) {
+        self.state().progress.prepare(is_over);
+    }
+
+    /// True if the worker was doing something for it.
+    fn was_at_work(&self) -> bool {
+        self.state().progress.is_at_work()
     }
 
     /// Notes the loss of the worker, and says how to go on.
@@ -380,16 +385,16 @@ pub(crate) fn after(mut flights: Vec<Arc<Flight>>, death: &Death) {
         }
         return;
     }
-    // Those that waited for their turn have done nothing; unless all did, and it was a prompt on its way.
-    let running = flights.iter().filter(|flight| flight.is_running()).count();
+    // Those that waited for their turn have done nothing; unless all did, and what was done for one is not known yet.
+    let at_work = flights.iter().filter(|flight| flight.was_at_work()).count();
     let is_external = death.kind.is_external();
-    let suspects = if running > 0 { running } else { flights.len() };
+    let suspects = if at_work > 0 { at_work } else { flights.len() };
     let mut names: Vec<Arc<str>> = Vec::new();
     let (mut has_culprit, mut has_suspects) = (false, false);
     let mut others = Vec::new();
     let mut accused: Vec<(Suspicion, Arc<Flight>)> = Vec::new();
     for flight in flights {
-        let is_suspect = running == 0 || flight.is_running();
+        let is_suspect = at_work == 0 || flight.was_at_work();
         let name = flight.state().name.clone();
         let judgement = flight.lost(Circumstances {
             is_external: is_external || !is_suspect,

@@ -34,6 +34,14 @@ pub enum Event {
         /// What was freed.
         model: ModelHandle,
     },
+    /// The prompt of a generation is being rendered and tokenized, or has been. If the worker dies in between, that may be the prompt's doing
+    /// although nothing of it has been computed.
+    Preparing {
+        /// The generation.
+        request: RequestId,
+        /// It is over: the generation waits for its turn.
+        is_over: bool,
+    },
     /// A generation goes on or ends.
     Generation {
         /// The generation.

@@ -37,7 +37,7 @@ pub use model::{
 use serde::{Deserialize, Serialize};
 
 /// Version of the frames in this crate. It changes whenever an older side could misread a newer one.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Names one request on one socket. The supervisor chooses it and never uses it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -118,6 +118,7 @@ fn run(streams: &[(u32, Option<u32>)], gaps: &[u32]) -> Outcome {
 
 fn place(stream: &Stream) -> Place {
     Place {
+        is_prepared: true,
         prompt_tokens: 10,
         generated_tokens: vec![(0, stream.tokens)],
     }

@@ -19,7 +19,7 @@ use aluco_fleet::{
 use rustix::process::Signal;
 
 use crate::world::{
-    World, answer, endless, events, eventually, exists, failure, first_delta, signal, spec,
+    World, answer, endless, events, eventually, exists, failure, first_delta, signal, spec, text,
     until_status, within, worker_pid,
 };
 
@@ -440,6 +440,52 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
     assert!(refusal.message.contains("refused for another"), "{refusal}");
     assert!(refusal.message.contains("GGML_ASSERT(bad)"), "{refusal}");
     assert_eq!(world.count("m", "load"), loads, "no worker has heard of it");
+}
+
+#[tokio::test]
+async fn a_prompt_that_kills_before_it_is_computed_is_found_beside_a_running_stream() {
+    for (running, deaths_max) in [(0, 2), (1, 4), (3, 5)] {
+        let world = World::new();
+        let script = Script {
+            crash_on_prepare: true,
+            culprit: Some("bad".to_owned()),
+            last_words: vec!["the regular expression is too deep".to_owned()],
+            // The others are far from their end when it comes.
+            tokens: (0..400).map(|word| format!(" w{word}")).collect(),
+            delay_ms: 5,
+            ..story()
+        };
+        let model = world.model("m", &script);
+        let fleet = world.fleet();
+        let mut innocent = Vec::new();
+        for _ in 0..running {
+            let mut stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
+            first_delta(&mut stream).await;
+            innocent.push(tokio::spawn(async move {
+                let text = text(&events(stream).await);
+                text.ends_with(" w399")
+            }));
+        }
+        let bad = within(fleet.generate(&model, spec("bad"))).await;
+        let message = match bad {
+            Err(FleetError::Failed(failure)) => failure.message,
+            Err(error) => panic!("{error:?}"),
+            Ok(stream) => failure(&events(stream).await).message.clone(),
+        };
+        assert!(message.contains("at the same place"), "{message}");
+        assert!(message.contains("expression is too deep"), "{message}");
+        for stream in innocent {
+            assert!(within(stream).await.unwrap(), "it came to its end");
+        }
+        let loads = world.count("m", "load");
+        assert!(loads <= deaths_max + 1, "{loads} loads with {running}");
+        let again = within(fleet.generate(&model, spec("bad"))).await;
+        let Err(FleetError::Failed(refusal)) = again else {
+            panic!("it is let in again");
+        };
+        assert!(refusal.message.contains("refused for another"), "{refusal}");
+        assert_eq!(world.count("m", "load"), loads, "no worker has heard of it");
+    }
 }
 
 #[tokio::test]
