@@ -326,6 +326,8 @@ impl Machine {
     pub(crate) fn put(&self, path: &str, bytes: impl AsRef<[u8]>, mode: u32) {
         let path = self.folder.path().join(path);
         fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        // Only root could write into one that may only be read.
+        let _ = fs::remove_file(&path);
         fs::write(&path, bytes).expect("a file");
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
     }
