@@ -185,6 +185,24 @@ fn a_cancelled_generation_ends_at_the_next_step() {
 }
 
 #[test]
+fn the_preparation_of_each_prompt_is_told_when_it_begins_and_before_its_request_does() {
+    let gate = Gate::at(1);
+    let mut worker = Worker::with_gate(&gate);
+    worker.load(small());
+    let running = worker.generate(greedy(text("Once upon a time"), 2));
+    let held = gate.reached();
+    assert_eq!(worker.preparations, []);
+    worker.until_heard();
+    assert_eq!(worker.preparations, [(running, false), (running, true)]);
+    let too_long = worker.generate(greedy(Prompt::Tokens(vec![5; 2000]), 2));
+    worker.until_prepared();
+    assert_eq!(worker.preparations[2..], [(too_long, false)]);
+    drop(held);
+    worker.finish(&[running]);
+    assert_eq!(worker.preparations.len(), 3);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_numbers() {
     let mut worker = Worker::start();
     worker.load(small());

@@ -64,6 +64,8 @@ pub struct Worker {
     pub complaints: Vec<String>,
     /// What else it logged, without that of llama.cpp.
     pub notices: Vec<String>,
+    /// Preparations of prompts that it told of, and whether they were over.
+    pub preparations: Vec<(RequestId, bool)>,
     writer: UnixStream,
     reader: BufReader<UnixStream>,
     /// Events that came while another one was waited for, in their order.
@@ -113,6 +115,7 @@ impl Worker {
             hello,
             complaints: Vec::new(),
             notices: Vec::new(),
+            preparations: Vec::new(),
             writer,
             reader,
             set_aside: VecDeque::new(),
@@ -189,7 +192,10 @@ impl Worker {
                 Event::Log {
                     target, message, ..
                 } if target.starts_with("aluco") => self.notices.push(message),
-                Event::Log { .. } | Event::Preparing { .. } => {}
+                Event::Log { .. } => {}
+                Event::Preparing { request, is_over } => {
+                    self.preparations.push((request, is_over));
+                }
                 event => return event,
             }
         }
