@@ -4,7 +4,8 @@
 //! same place. The first death is forgiven to all. From the second one at the same place on a request is a suspect, and is tried (`docket`): it
 //! goes on before others do, until it has left that place. One death on trial may be chance. A request is convicted by the second one at that
 //! place, if nobody else was in the worker: an innocent one would have to be hit twice in the few tokens of its trials, and the second of them
-//! is the first thing that a fresh worker does. A death anywhere else speaks against the configuration, not against the request.
+//! is the first thing that a fresh worker does. Rendering and tokenizing a prompt is a place too, for templates and tokenizers crash as well;
+//! who only waits in the worker is at none. A death anywhere else speaks against the configuration, not against the request.
 
 /// Deaths are at the same place if a choice of the request has come on by no more tokens between them.
 const SAME_PLACE_TOKENS: u32 = 2;
