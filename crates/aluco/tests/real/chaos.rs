@@ -195,7 +195,7 @@ fn ways(kills: usize, chance: &mut Chance) -> Vec<Way> {
 fn assert_is_short(pause: &Pause) {
     let restart_max = RESTART_MAX.mul_f64(pause.crowding);
     let noticed_max = match pause.way {
-        Way::Stop => STOP_NOTICED_MAX + END_MAX.mul_f64(pause.crowding),
+        Way::Stop => (STOP_NOTICED_MAX + END_MAX).mul_f64(pause.crowding),
         _ => restart_max,
     };
     assert!(pause.noticed <= noticed_max, "{pause:?}");
@@ -272,7 +272,11 @@ async fn streams_outlive_workers_that_die_while_they_load_and_while_streams_are_
     let jobs = jobs(JOBS_MAX, 40);
     let crowd = Crowd::start(&served, &model(), &jobs, usize::MAX);
     let mut deaths = 0;
-    for _ in 0..3 {
+    let mut round = 0;
+    // On a machine where loads are short, chance alone may not hit one.
+    while round < 3 || unloaded(&journal::lives(&served.log())) == 0 {
+        round += 1;
+        assert!(round < 20, "no worker dies while it loads");
         let begun = SystemTime::now();
         journal::told(&served, "token of each", |_| crowd.next_tokens(begun)).await;
         // One that works, and the two that follow it within a moment of their start.
@@ -291,10 +295,16 @@ async fn streams_outlive_workers_that_die_while_they_load_and_while_streams_are_
     let replies = whole(crowd.stopped().await, &served);
     assert!(replies.len() >= STREAMS);
     let lives = journal::lives(&served.log());
-    let unloaded = lives.iter().filter(|life| life.loaded.is_none()).count();
     eprintln!(
-        "{} workers, of which {unloaded} died while they loaded",
-        lives.len()
+        "{} workers, of which {} died while they loaded",
+        lives.len(),
+        unloaded(&lives)
     );
-    assert!(unloaded >= 1);
+    assert!(unloaded(&lives) >= 1);
+}
+
+/// How many died while they loaded.
+fn unloaded(lives: &[Life]) -> usize {
+    let has_died = |life: &&Life| life.ended.is_some() && life.loaded.is_none();
+    lives.iter().filter(has_died).count()
 }

@@ -1,22 +1,24 @@
 //! Processes that are killed while they work.
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::served::{Served, assert_gone, chunks, kill};
+use crate::served::{ENDLESS_TOKENS, PATIENCE, Served, assert_gone, chunks, kill};
 
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
 async fn a_stream_goes_on_when_its_worker_is_killed_and_tells_it_at_its_end() {
     let served = Served::start(&[]);
-    let fields = json!({"stream": true, "max_tokens": 200, "ignore_eos": true});
+    served.answer("Say hello.", json!({"max_tokens": 1})).await;
+    let pid = served.worker_pid().await;
+    // Seconds of work: it is killed in the midst of that.
+    let fields = json!({"stream": true, "max_tokens": 600, "ignore_eos": true});
     let mut stream = served.chat("Count to a million.", fields).await;
     for _ in 0..3 {
         stream.chunk().await.unwrap().expect("the stream goes on");
     }
-    let pid = served.worker_pid().await;
     kill(pid);
     let rest = stream.text().await.unwrap();
     assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
@@ -40,7 +42,7 @@ async fn a_killed_supervisor_leaves_nothing_behind() {
     assert_gone(worker);
     // The client is told by the end of the connection.
     let rest = async { while let Ok(Some(_)) = stream.chunk().await {} };
-    let ended = tokio::time::timeout(Duration::from_secs(30), rest).await;
+    let ended = tokio::time::timeout(PATIENCE, rest).await;
     assert!(ended.is_ok());
     // The address is free again, and the next server works.
     let port = served.url.rsplit(':').next().unwrap().to_owned();
@@ -74,9 +76,12 @@ async fn a_client_that_goes_away_frees_its_sequence() {
     let served = Served::start(&["--parallel", "1"]);
     drop(served.endless_stream().await);
     // With one sequence only, this waits until the abandoned one has ended.
-    let answer = served.answer("Say hello.", json!({"max_tokens": 4}));
-    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
-    assert!(!answer.expect("the sequence is free").is_empty());
+    let answer = served.answer("Say hello.", json!({"max_tokens": 4})).await;
+    assert!(!answer.is_empty());
+    let status = served.status().await;
+    let decoded = &status["models"][0]["activity"]["decode_tokens"];
+    let decoded = decoded.as_u64().unwrap_or_else(|| panic!("{status}"));
+    assert!(decoded < ENDLESS_TOKENS, "it went on to its end");
 }
 
 #[test]

@@ -19,6 +19,7 @@ async fn openais_own_package_drives_the_server() {
         .arg(script)
         .env("PYTHONPATH", packages)
         .env("ALUCO_URL", &served.url)
+        .env("NO_PROXY", "*")
         .env("ALUCO_MODEL", model())
         .output()
         .unwrap();

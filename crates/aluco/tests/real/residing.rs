@@ -187,12 +187,12 @@ async fn streams_go_on_while_another_model_is_loaded() {
     }
     quiet.sort_unstable();
     let usual = quiet[quiet.len() / 2];
-    let mut gaps: Vec<Duration> = Vec::new();
+    let mut stood_still: Vec<Duration> = Vec::new();
     let mut load_times = Vec::new();
     for _ in 0..3 {
+        let mut gaps: Vec<Duration> = Vec::new();
         let began = Instant::now();
         let mut loading = std::pin::pin!(load(&served, &twin));
-        let mut tokens = 0;
         loop {
             tokio::select! {
                 () = &mut loading => break,
@@ -200,23 +200,24 @@ async fn streams_go_on_while_another_model_is_loaded() {
                     chunk.unwrap().expect("the stream goes on");
                     gaps.push(last.elapsed());
                     last = Instant::now();
-                    tokens += 1;
                 }
             }
         }
         load_times.push(began.elapsed());
-        assert!(tokens > 0, "nothing came while the model was loaded");
+        // The next token, too, may have waited for the end of the load.
+        stream.chunk().await.unwrap().expect("the stream goes on");
+        gaps.push(last.elapsed());
+        last = Instant::now();
+        stood_still.extend(gaps.iter().max());
         unload(&served, &twin).await;
     }
-    let largest = gaps.iter().max().copied().unwrap_or_default();
-    let shortest_load = load_times.iter().min().copied().unwrap_or_default();
-    eprintln!(
-        "TPOT {usual:?}, largest gap {largest:?} of {}, loads {load_times:?}",
-        gaps.len()
-    );
+    eprintln!("TPOT {usual:?}, largest gaps {stood_still:?}, loads {load_times:?}");
+    // What stops the stream does so at each load; what else this machine does may stop it at one of them.
+    let shortest = stood_still.iter().min().copied().unwrap();
+    let shortest_load = load_times.iter().min().copied().unwrap();
     assert!(
-        largest < shortest_load.max(usual * 40),
-        "a stream with {usual:?} per token stood still for {largest:?} during loads of {load_times:?}"
+        shortest < shortest_load.max(usual * 40),
+        "a stream with {usual:?} per token stood still for {stood_still:?} during loads of {load_times:?}"
     );
 }
 
@@ -246,22 +247,34 @@ async fn models_that_take_turns_in_one_place_leave_nothing_behind_in_the_worker(
     for cycles in [10, 50, CYCLES] {
         eprintln!("after {cycles} cycles: {:?}", measured[cycles - 1]);
     }
-    let (early, late) = (&measured[9], &measured[CYCLES - 1]);
-    assert_eq!(
-        early.pid, late.pid,
+    let pid = measured[0].pid;
+    assert!(
+        measured.iter().all(|it| it.pid == pid),
         "the worker has lived through all of it"
     );
+    let (early, late) = (usual(&measured[10..40]), usual(&measured[CYCLES - 30..]));
+    eprintln!("usually {early:?} in cycles 11 to 40, {late:?} in the last 30");
     assert!(late.files <= early.files, "{early:?} became {late:?}");
     assert!(late.threads <= early.threads, "{early:?} became {late:?}");
-    // From one moment to the next it depends on what the allocator has given back.
-    let usual = |cycles: &[Footprint]| {
-        let mut bytes: Vec<u64> = cycles.iter().map(|it| it.resident_bytes).collect();
-        bytes.sort_unstable();
-        bytes[bytes.len() / 2]
-    };
-    let (early, late) = (usual(&measured[10..40]), usual(&measured[CYCLES - 30..]));
-    eprintln!("usually {early} bytes in cycles 11 to 40, {late} in the last 30");
-    assert!(late < early + 8 * MIB, "{early} bytes became {late}");
+    assert!(
+        late.resident_bytes < early.resident_bytes + 8 * MIB,
+        "{early:?} became {late:?}"
+    );
+}
+
+/// From one moment to the next it depends on what the allocator has given back, and on what is just being closed.
+fn usual(cycles: &[Footprint]) -> Footprint {
+    fn median<T: Ord>(values: impl Iterator<Item = T>) -> T {
+        let mut values: Vec<T> = values.collect();
+        values.sort_unstable();
+        values.swap_remove(values.len() / 2)
+    }
+    Footprint {
+        pid: cycles[0].pid,
+        resident_bytes: median(cycles.iter().map(|it| it.resident_bytes)),
+        files: median(cycles.iter().map(|it| it.files)),
+        threads: median(cycles.iter().map(|it| it.threads)),
+    }
 }
 
 /// What a process holds.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -10,13 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest wait for anything. A machine that runs other things beside takes its time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Tokens of a stream whose end nobody waits for.
+pub(crate) const ENDLESS_TOKENS: u64 = 4000;
 
 /// The worker with llama.cpp in it.
 pub(crate) fn worker() -> PathBuf {
@@ -37,7 +41,8 @@ fn named(variable: &str) -> PathBuf {
     path
 }
 
-/// `aluco` with the real worker and an empty home folder.
+/// `aluco` with the real worker and an empty home folder. A server that happens to run on this machine is not asked: nobody listens at that
+/// port.
 pub(crate) fn aluco(home: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aluco"));
     command
@@ -45,8 +50,14 @@ pub(crate) fn aluco(home: &Path, args: &[&str]) -> Command {
         .env_clear()
         .env("HOME", home)
         .env("ALUCO_WORKER", worker())
+        .env("ALUCO_PORT", "1")
         .stdin(Stdio::null());
     command
+}
+
+/// A client that asks this machine, whatever the environment says of proxies.
+pub(crate) fn client() -> ClientBuilder {
+    Client::builder().no_proxy()
 }
 
 /// A server process. It is killed when a test fails.
@@ -68,19 +79,25 @@ impl Served {
     /// The same on a port of the caller's choice.
     pub(crate) fn start_at(port: &str, args: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut child = aluco(home.path(), &["serve", "--port", port])
+        // An address of this process alone, so that nobody else can take a port of it that is free for a moment.
+        let host = Ipv4Addr::from_bits(0x7f00_0000 | (std::process::id() & 0x00ff_ffff));
+        let mut child = aluco(home.path(), &["serve", "--port", port, "--host"])
+            .arg(host.to_string())
             .args(args)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut first = String::new();
-        lines.read_line(&mut first).unwrap();
-        let url = first
-            .split_whitespace()
-            .find(|word| word.starts_with("http://"))
-            .unwrap_or_else(|| panic!("the server did not start: {first}"))
-            .to_owned();
+        let mut said = String::new();
+        // What it has to say of this machine may come before.
+        let url = loop {
+            let length = lines.read_line(&mut said).unwrap();
+            assert!(length > 0, "the server did not start: {said}");
+            let mut words = said.split_whitespace();
+            if let Some(url) = words.find(|word| word.starts_with("http://")) {
+                break url.to_owned();
+            }
+        };
         let log = Arc::new(Mutex::new(String::new()));
         let writer = log.clone();
         thread::spawn(move || {
@@ -93,7 +110,7 @@ impl Served {
         Self {
             child,
             url,
-            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            client: client().timeout(PATIENCE).build().unwrap(),
             log,
             _home: home,
         }
@@ -132,7 +149,7 @@ impl Served {
 
     /// A stream without a near end, after its first words. Reads on by `chunk`.
     pub(crate) async fn endless_stream(&self) -> Response {
-        let fields = json!({"stream": true, "max_tokens": 4000, "ignore_eos": true});
+        let fields = json!({"stream": true, "max_tokens": ENDLESS_TOKENS, "ignore_eos": true});
         let mut stream = self.chat("Count to a million.", fields).await;
         assert_eq!(stream.status(), 200, "{}", self.log());
         for _ in 0..3 {
@@ -141,18 +158,16 @@ impl Served {
         stream
     }
 
+    /// What the server says of its workers and models.
+    pub(crate) async fn status(&self) -> Value {
+        let url = format!("{}/aluco/v1/status", self.url);
+        let status = self.client.get(url).send().await.unwrap();
+        status.json().await.unwrap()
+    }
+
     /// Process id of the worker.
     pub(crate) async fn worker_pid(&self) -> u32 {
-        let url = format!("{}/aluco/v1/status", self.url);
-        let status: Value = self
-            .client
-            .get(url)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
+        let status = self.status().await;
         let pid = status["workers"][0]["hello"]["pid"].as_u64();
         u32::try_from(pid.expect("a worker runs")).unwrap()
     }
@@ -181,10 +196,16 @@ impl Drop for Served {
     }
 }
 
-/// Comes back when the process is gone.
+/// True of a process that has not ended, whether or not somebody has taken note of its end.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
+}
+
+/// Comes back when the process has ended.
 pub(crate) fn assert_gone(pid: u32) {
     let begun = Instant::now();
-    while Path::new(&format!("/proc/{pid}")).exists() {
+    while is_running(pid) {
         assert!(begun.elapsed() < PATIENCE, "process {pid} is still there");
         thread::sleep(Duration::from_millis(10));
     }

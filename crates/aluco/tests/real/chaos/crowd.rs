@@ -8,11 +8,10 @@ use std::{
     time::SystemTime,
 };
 
-use reqwest::Client;
 use tokio::task::JoinHandle;
 
 use super::reply::{Job, Reply};
-use crate::served::{PATIENCE, Served};
+use crate::served::{PATIENCE, Served, client};
 
 /// Streams in flight.
 pub(super) const STREAMS: usize = 8;
@@ -34,7 +33,7 @@ impl Crowd {
         let news = Arc::<Mutex<Vec<_>>>::default();
         let next = Arc::new(AtomicUsize::new(0));
         // The pause while a worker is started again is no end of the connection, but anything longer is.
-        let client = Client::builder().read_timeout(PATIENCE).build().unwrap();
+        let client = client().read_timeout(PATIENCE).build().unwrap();
         let clients = (0..STREAMS)
             .map(|index| {
                 let (jobs, stop, news, next) =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aluco_fake_worker::Script;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::crowd::STREAMS;
 use crate::served::{Served, chunks};
@@ -96,8 +96,7 @@ async fn a_request_that_kills_its_worker_every_time_ends_in_an_error_while_seven
 }
 
 async fn restarts(served: &Served) -> u64 {
-    let url = format!("{}/aluco/v1/status", served.url);
-    let status = served.client.get(url).send().await.unwrap();
-    let status: Value = status.json().await.unwrap();
-    status["workers"][0]["restarts"].as_u64().unwrap()
+    served.status().await["workers"][0]["restarts"]
+        .as_u64()
+        .unwrap()
 }

@@ -27,11 +27,9 @@ async fn ask(served: &Served) -> (u64, String) {
 
 /// Waits until something is stored on disk.
 async fn stored(served: &Served) {
-    let url = format!("{}/aluco/v1/status", served.url);
     let asked = tokio::time::Instant::now();
     loop {
-        let status = served.client.get(&url).send().await.unwrap();
-        let status: Value = status.json().await.unwrap();
+        let status = served.status().await;
         let bytes = &status["models"][0]["activity"]["cache"]["disk_written_bytes"];
         if bytes.as_u64() > Some(0) {
             return;
