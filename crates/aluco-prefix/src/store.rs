@@ -138,6 +138,7 @@ struct Disk {
 enum Job {
     Write(Vec<Key>),
     Touch(Vec<Key>),
+    Clear(Key),
     /// Answers when everything before it is done.
     Mark(Sender<()>),
 }
@@ -314,6 +315,12 @@ impl Store {
         is_in
     }
 
+    /// Drops what was found and turned out to be of no use, in memory and on disk. It is [`Self::missing`] from now on.
+    pub fn reject(&self, key: &Key) {
+        self.tree().unusable(key);
+        self.job(Job::Clear(*key));
+    }
+
     /// Has everything written to disk that is worth it: there is time for it now.
     pub fn write_all(&self) {
         if self.jobs.is_some() {
@@ -395,6 +402,7 @@ fn write_behind(shared: &Shared, inbox: &Receiver<Job>) {
                     disk.folder.touch(&key);
                 }
             }
+            Job::Clear(key) => disk.clear(&key, &shared.tree),
             Job::Write(keys) => {
                 for key in keys {
                     if paused_until.is_some_and(|until| Instant::now() < until) {
@@ -476,16 +484,31 @@ impl Disk {
         for key in tails {
             match self.folder.remove(&key) {
                 Ok(bytes) => {
-                    let less = |held: u64| Some(held.saturating_sub(bytes));
-                    let _ = self
-                        .bytes
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                    self.count_freed(bytes);
                     shared.tree().discarded(&key);
                 }
                 // It goes when room is made.
                 Err(error) => tracing::debug!("a stored prompt could not be removed: {error}"),
             }
         }
+    }
+
+    /// Removes the file of an entry that was rejected, and may have been written once more before that was known here.
+    fn clear(&self, key: &Key, tree: &Mutex<Tree>) {
+        match self.folder.clear(key) {
+            Ok(bytes) => self.count_freed(bytes),
+            Err(error) => tracing::warn!("a stored prompt could not be removed: {error}"),
+        }
+        tree.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .damaged(key);
+    }
+
+    fn count_freed(&self, bytes: u64) {
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Makes room for so many bytes: of all models, what was not used for longest goes, ends before beginnings.

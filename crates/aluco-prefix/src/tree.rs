@@ -426,6 +426,19 @@ impl Tree {
         }
     }
 
+    /// Notes that an entry is of no use wherever it lies. It is not found any more until it is inserted anew.
+    pub fn unusable(&mut self, key: &Key) {
+        let Some(node) = self.nodes.get_mut(key).filter(|node| !node.is_ghost()) else {
+            return;
+        };
+        self.ram_bytes -= node.ram_bytes();
+        node.payload = None;
+        node.on_disk = false;
+        node.left_disk = false;
+        self.ghosts += 1;
+        self.prune_ghosts();
+    }
+
     /// Entries in memory that ought to be on disk too, parents before children: those of conversations that have come back, and if `all`
     /// those of new ones as well. Side requests never.
     pub fn due_for_disk(&self, all: bool) -> Vec<Key> {

@@ -58,6 +58,15 @@ pub struct Archive {
     window_tokens: u32,
 }
 
+/// A stored part that could not be put back.
+#[derive(Debug)]
+pub struct Unusable {
+    /// Which of them, by its place.
+    pub part: usize,
+    /// Why.
+    pub error: EngineError,
+}
+
 /// A stored part of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredPart<'a> {
@@ -226,29 +235,47 @@ impl Archive {
     }
 
     /// Puts stored parts, from position 0 on, into an empty sequence, and leaves it with `tokens` tokens. If that fails the sequence is empty.
+    /// What is wrong only with all of them together is blamed on the last.
     pub fn restore(
         &self,
         context: &mut Context,
         sequence: SequenceId,
         parts: &[StoredPart<'_>],
         tokens: u32,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), Unusable> {
+        let unusable = |part: usize| move |error| Unusable { part, error };
+        let last = parts.len().saturating_sub(1);
         let restored = parts
             .iter()
-            .try_for_each(|part| self.put(context, sequence, part))
+            .enumerate()
+            .try_for_each(|(index, part)| {
+                self.put(context, sequence, part).map_err(unusable(index))
+            })
             .and_then(|()| {
-                let end = parts.last().map_or(0, |part| part.end);
-                if end > tokens {
-                    context.truncate_sequence(sequence, tokens)?;
-                }
-                self.check(context, sequence, tokens)
+                self.cut_back(context, sequence, parts, tokens)
+                    .map_err(unusable(last))
             });
         if restored.is_err() {
             for sequence in [self.scratch, sequence] {
-                context.remove_sequence(sequence)?;
+                let emptied = context.remove_sequence(sequence);
+                emptied.map_err(unusable(last))?;
             }
         }
         restored
+    }
+
+    /// Leaves so many tokens of what was put back, and checks that they are there.
+    fn cut_back(
+        &self,
+        context: &mut Context,
+        sequence: SequenceId,
+        parts: &[StoredPart<'_>],
+        tokens: u32,
+    ) -> Result<(), EngineError> {
+        if parts.last().is_some_and(|part| part.end > tokens) {
+            context.truncate_sequence(sequence, tokens)?;
+        }
+        self.check(context, sequence, tokens)
     }
 
     fn put(
@@ -396,7 +423,8 @@ impl Archive {
                 end: PROBE_CUT,
                 payload: &whole,
             };
-            self.restore(context, 0, &[part], PROBE_CUT)?;
+            self.restore(context, 0, &[part], PROBE_CUT)
+                .map_err(|unusable| unusable.error)?;
             return same(&expected, &compute(context, PROBE_CUT..PROBE_CUT + 1)?);
         }
         // The sequence goes on, so that a checkpoint and not the end is what is put back.
@@ -422,7 +450,8 @@ impl Archive {
                 payload: &tail,
             },
         ];
-        self.restore(context, 0, &parts, PROBE_CUT)?;
+        self.restore(context, 0, &parts, PROBE_CUT)
+            .map_err(|unusable| unusable.error)?;
         same(&expected, &compute(context, PROBE_CUT..PROBE_CUT + 1)?)
     }
 }

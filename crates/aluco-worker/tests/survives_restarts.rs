@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aluco_prefix::disk;
 use aluco_proto::{
     CacheOptions, ChatPrompt, FlashAttention, KvType, LoadOptions, Miss, Prompt, Sampling, Token,
 };
@@ -209,6 +210,40 @@ fn a_damaged_file_is_not_believed() {
         }
         // Not every file has to be read each time.
         assert!(!worker.complaints.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_put_back_is_tried_once_and_stored_anew() {
+    for kind in [Kind::FullAttention, Kind::SlidingWindow] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut worker = Worker::start();
+        worker.load_file(&tiny::path(kind), options(folder.path()));
+        let prompt = talk(&mut worker, 3);
+        worker.unload();
+        // A file that is sound, of a state that is none.
+        let stored = disk::folders(folder.path())[0].folder();
+        let found = stored.survey().found;
+        let block = found.iter().find(|found| found.entry.begin == BLOCK_TOKENS);
+        let block = &block.unwrap().entry;
+        stored.remove(&block.key).unwrap();
+        stored.write(block, b"an owl and no state").unwrap();
+
+        worker.load_file(&tiny::path(kind), options(folder.path()));
+        let right = expected(kind, folder.path(), &prompt);
+        let complaints = worker.complaints.len();
+        for _ in 0..3 {
+            assert_eq!(ask(&mut worker, &prompt).tokens[0], right);
+            assert_eq!(worker.complaints.len(), complaints + 1);
+        }
+        worker.unload();
+        worker.load_file(&tiny::path(kind), options(folder.path()));
+        let outcome = ask(&mut worker, &prompt);
+        assert_eq!(outcome.tokens[0], right);
+        let disk_tokens = outcome.cache.disk_tokens;
+        let is_found = disk_tokens > prompt.len() as u32 - BLOCK_TOKENS;
+        assert!(is_found, "{kind}: {disk_tokens} tokens");
+        assert_eq!(worker.complaints.len(), complaints + 1);
     }
 }
 

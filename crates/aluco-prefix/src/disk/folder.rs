@@ -326,6 +326,11 @@ impl Folder {
         self.discard(&self.entry_path(key))
     }
 
+    /// Removes an entry whose place another of the same name is to take. If it is pinned, that one will be. Gives the bytes freed.
+    pub fn clear(&self, key: &Key) -> Result<u64, DiskError> {
+        self.discard(&self.entry_path(key))
+    }
+
     /// Removes a file. Gives the bytes freed; 0 if it was gone already.
     pub(super) fn discard(&self, path: &Path) -> Result<u64, DiskError> {
         let bytes = fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());

@@ -229,6 +229,45 @@ fn a_damaged_file_is_computed_again_and_the_rest_is_used() {
 }
 
 #[test]
+fn what_was_rejected_is_missing_until_it_is_stored_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let conversation = tokens(12, 1);
+    let store = open(options(root.path(), 1 << 20));
+    keep(&store, &conversation, Origin::Returning);
+    assert!(store.flush(PATIENCE));
+    let status = store.status();
+    let second = store
+        .find("", &conversation, &Fetched::default())
+        .parts
+        .remove(1)
+        .entry;
+    let disk = store.shared.disk.as_ref().unwrap();
+    disk.folder.pin(&second.key, true).unwrap();
+
+    store.reject(&second.key);
+    assert!(store.flush(PATIENCE));
+    assert!(!disk.folder.entry_path(&second.key).exists());
+    assert!(store.status().ram_bytes < status.ram_bytes);
+    assert!(store.status().disk_bytes < status.disk_bytes);
+    let fetched = store.fetch("", &conversation);
+    assert_eq!(store.find("", &conversation, &fetched).tokens, 4);
+    // Of no use is what was read before that as well.
+    let missing = store.missing("", &conversation[..8], Kind::Block);
+    assert_eq!(missing.as_ref(), Some(&second));
+
+    keep(&store, &conversation, Origin::Returning);
+    assert!(store.flush(PATIENCE));
+    assert_eq!(store.status().ram_bytes, status.ram_bytes);
+    assert_eq!(store.status().disk_bytes, status.disk_bytes);
+    let found = store.find("", &conversation, &Fetched::default());
+    assert_eq!(found.tokens, 12);
+    check(&found, &conversation, Tier::Ram);
+    let again = disk.folder.scan();
+    let second = again.iter().find(|found| found.entry == second).unwrap();
+    assert!(second.pinned);
+}
+
+#[test]
 fn a_model_that_is_computed_otherwise_is_told() {
     let root = tempfile::tempdir().unwrap();
     {

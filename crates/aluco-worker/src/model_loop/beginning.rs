@@ -8,7 +8,7 @@ use aluco_proto::{CacheReport, Miss, Token};
 use super::{ModelLoop, parked::Parked};
 use crate::{
     ffi::SequenceId,
-    memory::{MemoryClass, StoredPart},
+    memory::{MemoryClass, StoredPart, Unusable},
     stream::Stream,
 };
 
@@ -303,8 +303,14 @@ impl ModelLoop {
                             }
                         }
                     }
-                    Err(error) => {
-                        tracing::warn!("a stored prompt could not be put back: {error}");
+                    Err(Unusable { part, error }) => {
+                        tracing::warn!(
+                            "a stored prompt could not be put back and is dropped: {error}"
+                        );
+                        // Else it would be tried again each time. What is computed now is stored in its place.
+                        if let (Some(store), Some(part)) = (&self.store, found.parts.get(part)) {
+                            store.reject(&part.entry.key);
+                        }
                     }
                 }
                 to
