@@ -167,6 +167,8 @@ fn is_trouble(kind: &KernelEventKind) -> bool {
 mod tests {
     use std::{fs::OpenOptions, io::Write};
 
+    use rustix::time::{ClockId, clock_gettime};
+
     use super::*;
 
     /// A watch of a file that others go on to write, and its writer.
@@ -189,12 +191,14 @@ mod tests {
         let ask = watch.for_fleet();
         let a_while_ago = SystemTime::now() - Duration::from_secs(120);
         assert!((ask.0)(a_while_ago).is_empty());
-        kernel
-            .write_all(
-                b"4,1,100000001,-;amdgpu 0000:c5:00.0: amdgpu: [gfxhub] page fault (src_id:0 ring:153 vmid:8 pasid:32770)\n\
-                  4,2,100000002,-;amdgpu 0000:c5:00.0: amdgpu:  Process llama-cli pid 10890 thread llama-cli pid 10890\n",
-            )
-            .unwrap();
+        // The watch may not have begun to read: then the time of a record counts.
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000 + 1;
+        let records = format!(
+            "4,1,{now_us},-;amdgpu 0000:c5:00.0: amdgpu: [gfxhub] page fault (src_id:0 ring:153 vmid:8 pasid:32770)\n\
+             4,2,{now_us},-;amdgpu 0000:c5:00.0: amdgpu:  Process llama-cli pid 10890 thread llama-cli pid 10890\n",
+        );
+        kernel.write_all(records.as_bytes()).unwrap();
         // The second line completes what the first began.
         let begun = Instant::now();
         while watch

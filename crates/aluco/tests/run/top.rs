@@ -11,7 +11,10 @@ use std::{
 };
 
 use aluco_fake_worker::{Gate, Place, Script};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    time::{ClockId, clock_gettime},
+};
 use serde_json::Value;
 
 use crate::{
@@ -125,9 +128,12 @@ impl Serving {
 
     /// The kernel says these lines, as `/dev/kmsg` hands them out.
     fn kernel_says(&mut self, lines: &[&str]) {
+        // The server may not have begun to read: then the time of a record counts.
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         let records: Vec<String> = lines
             .iter()
-            .map(|line| format!("4,1,950818166,-;{line}\n"))
+            .map(|line| format!("4,1,{now_us},-;{line}\n"))
             .collect();
         self.kernel.write_all(records.concat().as_bytes()).unwrap();
     }
