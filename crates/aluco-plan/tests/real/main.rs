@@ -27,18 +27,6 @@ fn made(folder: &Path, name: &str, kind: Kind, size: Size) -> PathBuf {
     path
 }
 
-/// Models as large as those people run.
-#[rustfmt::skip]
-const LARGE: [(&str, Kind, Size); 7] = [
-    ("llama-8b", Kind::Dense, Size { layers: 32, embedding: 4096, heads: 32, kv_heads: 8, head_length: 128, feed_forward: 14_336, vocabulary: 128_256 }),
-    ("smol-1b", Kind::Dense, Size { layers: 24, embedding: 2048, heads: 32, kv_heads: 32, head_length: 64, feed_forward: 8192, vocabulary: 49_152 }),
-    ("moe-30b", Kind::Experts(128), Size { layers: 48, embedding: 2048, heads: 32, kv_heads: 4, head_length: 128, feed_forward: 768, vocabulary: 151_936 }),
-    ("gemma-12b", Kind::Window(1024), Size { layers: 48, embedding: 3840, heads: 16, kv_heads: 8, head_length: 256, feed_forward: 15_360, vocabulary: 262_144 }),
-    ("granite-3b", Kind::Hybrid, Size { layers: 40, embedding: 2048, heads: 32, kv_heads: 8, head_length: 64, feed_forward: 8192, vocabulary: 100_352 }),
-    ("mamba-2b", Kind::Recurrent, Size { layers: 64, embedding: 2560, heads: 0, kv_heads: 0, head_length: 0, feed_forward: 0, vocabulary: 50_288 }),
-    ("deepseek-16b", Kind::Compressed, Size { layers: 27, embedding: 2048, heads: 16, kv_heads: 1, head_length: 128, feed_forward: 10_944, vocabulary: 102_400 }),
-];
-
 fn grid() -> Vec<LoadOptions> {
     let mut grid = Vec::new();
     for context in [2048, 8192, 32_768, 131_072] {
@@ -67,18 +55,37 @@ fn grid() -> Vec<LoadOptions> {
     grid
 }
 
-#[test]
-#[ignore = "needs the worker: make test"]
-fn the_memory_of_large_models_is_known_from_their_headers() {
+/// Asks of a large model what it takes, for every setting of the grid.
+fn the_memory_is_known_from_the_header(name: &str, kind: Kind, size: Size) {
     let folder = tempfile::tempdir().unwrap();
-    for (name, kind, size) in LARGE {
-        let path = made(folder.path(), name, kind, size);
-        let (shape, grid) = (shape(&path), grid());
-        for (options, told) in grid.iter().zip(estimates(&path, &grid)) {
-            let predicted = Breakdown::predicted(&predict(&shape, options, &SETTING));
-            assert_near(name, options, predicted, told);
-        }
+    let path = made(folder.path(), name, kind, size);
+    let (shape, grid) = (shape(&path), grid());
+    for (options, told) in grid.iter().zip(estimates(&path, &grid)) {
+        let predicted = Breakdown::predicted(&predict(&shape, options, &SETTING));
+        assert_near(name, options, predicted, told);
     }
+}
+
+/// A test for each of some models as large as those people run: all in one would take minutes on a busy machine.
+macro_rules! known_from_the_header {
+    ($($test:ident: $name:literal, $kind:expr, $size:expr;)+) => {$(
+        #[test]
+        #[ignore = "needs the worker: make test"]
+        fn $test() {
+            the_memory_is_known_from_the_header($name, $kind, $size);
+        }
+    )+};
+}
+
+#[rustfmt::skip]
+known_from_the_header! {
+    the_memory_of_a_dense_model_is_known_from_its_header: "llama-8b", Kind::Dense, Size { layers: 32, embedding: 4096, heads: 32, kv_heads: 8, head_length: 128, feed_forward: 14_336, vocabulary: 128_256 };
+    the_memory_of_a_model_without_shared_heads_is_known_from_its_header: "smol-1b", Kind::Dense, Size { layers: 24, embedding: 2048, heads: 32, kv_heads: 32, head_length: 64, feed_forward: 8192, vocabulary: 49_152 };
+    the_memory_of_a_model_with_experts_is_known_from_its_header: "moe-30b", Kind::Experts(128), Size { layers: 48, embedding: 2048, heads: 32, kv_heads: 4, head_length: 128, feed_forward: 768, vocabulary: 151_936 };
+    the_memory_of_a_model_with_windows_is_known_from_its_header: "gemma-12b", Kind::Window(1024), Size { layers: 48, embedding: 3840, heads: 16, kv_heads: 8, head_length: 256, feed_forward: 15_360, vocabulary: 262_144 };
+    the_memory_of_a_hybrid_model_is_known_from_its_header: "granite-3b", Kind::Hybrid, Size { layers: 40, embedding: 2048, heads: 32, kv_heads: 8, head_length: 64, feed_forward: 8192, vocabulary: 100_352 };
+    the_memory_of_a_recurrent_model_is_known_from_its_header: "mamba-2b", Kind::Recurrent, Size { layers: 64, embedding: 2560, heads: 0, kv_heads: 0, head_length: 0, feed_forward: 0, vocabulary: 50_288 };
+    the_memory_of_a_model_with_compressed_keys_is_known_from_its_header: "deepseek-16b", Kind::Compressed, Size { layers: 27, embedding: 2048, heads: 16, kv_heads: 1, head_length: 128, feed_forward: 10_944, vocabulary: 102_400 };
 }
 
 /// Three architectures, four contexts, three types of KV cache: by the header, by the worker's estimate, by a load.
