@@ -17,15 +17,6 @@ export CARGO_TARGET_DIR
 export GIT_CEILING_DIRECTORIES=$CARGO_TARGET_DIR${GIT_CEILING_DIRECTORIES:+:$GIT_CEILING_DIRECTORIES}
 locked=(${CI:+--locked})
 
-# Cargo takes what another checkout has compiled into the same folder for its own where that is younger, and tests find their fixtures by
-# the checkout's path.
-checkout=$CARGO_TARGET_DIR/aluco-checkout
-if [[ $CARGO_TARGET_DIR != "$PWD"/* && $(cat -- "$checkout" 2>/dev/null) != "$PWD" ]]; then
-    find crates -name '*.rs' -exec touch -- {} +
-    mkdir -p -- "$CARGO_TARGET_DIR"
-    printf '%s\n' "$PWD" >"$checkout"
-fi
-
 step() { printf '\n==> %s\n' "$*" >&2; }
 
 step 'Build tools'
@@ -66,6 +57,10 @@ export ALUCO_TEST_MODEL
 step 'Python packages'
 ALUCO_TEST_PYTHON_PACKAGES=$(scripts/fetch-python-packages.sh)
 export ALUCO_TEST_PYTHON_PACKAGES
+
+# Else the first tests that need it would compile it, and those beside them would wait.
+step 'Fake worker'
+cargo build "${locked[@]}" --quiet -p aluco-fake-worker
 
 # Tests marked as ignored are those that need the worker and the model, which are there now.
 if cargo nextest --version >/dev/null 2>&1; then

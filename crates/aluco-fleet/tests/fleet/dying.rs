@@ -366,7 +366,7 @@ async fn a_model_that_is_unloaded_between_the_two_loads_stays_out() {
 #[tokio::test]
 async fn a_worker_that_dies_at_each_start_is_started_ever_more_rarely_and_its_requests_fail() {
     let mut world = World::new();
-    world.config.restart_backoff = Duration::from_millis(30);
+    world.config.restart_backoff = Duration::from_millis(150);
     let all_wait = world.path("all wait");
     let worker = world.worker(&Persona {
         serve_fails: Some("no device can be opened".to_owned()),
@@ -400,7 +400,7 @@ async fn a_worker_that_dies_at_each_start_is_started_ever_more_rarely_and_its_re
         assert_eq!(world.count("worker", "serve"), starts);
     }
     let waited = begun_at.elapsed();
-    assert!(waited >= Duration::from_millis(400), "{waited:?}");
+    assert!(waited >= Duration::from_secs(2), "{waited:?}");
     let refused = cause(answer(&fleet, &model).await.unwrap_err());
     assert!(refused.contains("it died 5 times"), "{refused}");
     assert!(refused.contains("no device can be opened"), "{refused}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Place, Script};
 use aluco_fleet::{
     Fleet, FleetError, ModelState,
     proto::{FailureKind, FinishReason, GenerationEvent},
@@ -41,13 +41,12 @@ async fn requests_that_come_together_load_their_model_once() {
 #[tokio::test]
 async fn a_load_shows_its_progress_until_the_model_is_ready() {
     let world = World::new();
-    let model = world.model(
-        "m",
-        &Script {
-            load_ms: 1500,
-            ..Script::default()
-        },
-    );
+    let half = world.gate(Place::Load(5));
+    let script = Script {
+        gates: vec![half.clone()],
+        ..Script::default()
+    };
+    let model = world.model("m", &script);
     let fleet = world.fleet();
     let load = tokio::spawn({
         let (fleet, model) = (fleet.clone(), model.clone());
@@ -56,8 +55,13 @@ async fn a_load_shows_its_progress_until_the_model_is_ready() {
     let mut seen = Vec::new();
     let status = until_status(&fleet, "the model is ready", |status| {
         match status.models.first().map(|model| model.state) {
-            Some(ModelState::Loading { progress }) => seen.push(progress),
-            Some(ModelState::Ready) => return true,
+            Some(ModelState::Loading { progress }) => {
+                seen.push(progress);
+                if progress >= 0.5 {
+                    half.open().unwrap();
+                }
+            }
+            Some(ModelState::Ready) => return status.models[0].activity.is_some(),
             None => {}
         }
         false
@@ -70,7 +74,6 @@ async fn a_load_shows_its_progress_until_the_model_is_ready() {
     );
     let loaded = within(load).await.unwrap().unwrap();
     assert_eq!(status.models[0].loaded, Some(loaded));
-    assert!(status.models[0].activity.is_some());
 }
 
 #[tokio::test]

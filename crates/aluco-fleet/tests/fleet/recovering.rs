@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aluco_fake_worker::{Crash, Gate, Hang, Place, Script};
+use aluco_fake_worker::{Crash, Hang, Place, Script};
 use aluco_fleet::{Fleet, FleetError, Generation, proto::GenerationSpec};
 use rustix::process::Signal;
 
@@ -190,10 +190,7 @@ async fn a_question_whose_worker_dies_is_asked_once_more_and_no_third_time() {
 async fn a_death_in_the_midst_of_the_load_after_a_death_is_survived() {
     let world = World::new();
     let expected = undisturbed(&story(), spec("x")).await;
-    let next_is_slow = Gate {
-        at: Place::Token(3),
-        file: world.path("the next load is slow"),
-    };
+    let next_is_slow = world.gate(Place::Token(3));
     let script = Script {
         crash_after: Some(3),
         accidents_max: Some(1),

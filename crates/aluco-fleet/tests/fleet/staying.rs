@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aluco_fake_worker::Script;
+use aluco_fake_worker::{Place, Script};
 use aluco_fleet::{
     Fleet, FleetError, KeepAlive, LoadPlan, LoadWishes, ModelConfig, ModelSummary, RequestOptions,
     plan::Consumer, proto::FailureKind,
@@ -206,8 +206,9 @@ async fn a_plan_tells_what_a_load_would_do_and_does_nothing() {
 #[tokio::test]
 async fn the_progress_of_one_load_is_told_while_it_lasts() {
     let world = World::new();
+    let half = world.gate(Place::Load(5));
     let script = Script {
-        load_ms: 1500,
+        gates: vec![half.clone()],
         ..Script::default()
     };
     let model = world.model("m", &script);
@@ -224,6 +225,7 @@ async fn the_progress_of_one_load_is_told_while_it_lasts() {
     })
     .await;
     assert!(seen.is_sorted(), "{seen:?}");
+    half.open().unwrap();
     within(load).await.unwrap().unwrap();
     assert_eq!(fleet.load_progress(&model), None);
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aluco_fake_worker::{Persona, Script};
+use aluco_fake_worker::{Gate, Persona, Place, Script};
 use aluco_fleet::{
     Fleet, FleetConfig, FleetError, FleetStatus, Generation,
     proto::{Failure, GenerationEvent, GenerationSpec, Prompt, Sampling},
@@ -84,6 +84,12 @@ impl World {
             journal: Some(self.path("worker.journal")),
             ..persona.clone()
         }
+    }
+
+    /// A gate that holds a model there until it is opened.
+    pub(crate) fn gate(&self, at: Place) -> Gate {
+        let file = self.path(&format!("{at:?}"));
+        Gate { at, file }
     }
 
     /// How often a line came up in a journal so far.
