@@ -23,7 +23,8 @@ use tokio::sync::mpsc;
 
 use crate::{PATIENCE, model, named, store};
 
-const TOKENS: u32 = 96;
+/// So many that no stream is at its end before it is killed, also where the one who kills it is held up.
+const TOKENS: u32 = 160;
 
 /// Longest pause after a worker was stopped: it is noticed after 2 s and the next heartbeat, then the model is loaded again.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
