@@ -36,8 +36,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// How far back the kernel's log is read after a death: a hang is reported long before the process ends.
 const KERNEL_LOG_SPAN: Duration = Duration::from_secs(120);
 
-/// How long that may take.
-const KERNEL_LOG_GRACE: Duration = Duration::from_secs(1);
+/// How long that may take. It takes milliseconds, but the machine may be busy with what the worker died of.
+const KERNEL_LOG_GRACE: Duration = Duration::from_secs(3);
 
 /// Lines of standard error that are kept.
 const TAIL_LINES_MAX: usize = 40;

@@ -1,9 +1,6 @@
 //! OpenAI's own Python package at the server.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use crate::served::{Served, model};
 
@@ -14,9 +11,9 @@ async fn openais_own_package_drives_the_server() {
         .map(PathBuf::from)
         .expect("ALUCO_TEST_PYTHON_PACKAGES is not set; run this by: make test");
     let served = Served::start(&["--context", "2048"]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/openai_client.py");
     let output = Command::new("python3")
-        .arg(script)
+        // From the folder of the package, where tests run.
+        .arg("../../tests/python/openai_client.py")
         .env("PYTHONPATH", packages)
         .env("ALUCO_URL", &served.url)
         .env("NO_PROXY", "*")
