@@ -3,7 +3,7 @@
 //! `ALUCO_FAULT=abort-in-decode:37` aborts the process within its 37th step; `hang-in-decode:37` has that step never end. With a path
 //! behind it, as in `abort-in-decode:37:/tmp/once`, it happens only if that file can be made, so to one worker and not to the next.
 //! `wait-in-decode:37:/tmp/pipe` holds that step until somebody has opened this named pipe for writing and closed it again, so that a test
-//! can see to it that something happens in mid-step.
+//! can see to it that something happens in mid-step. `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
 
 use std::{
     fs::{self, File},
@@ -57,11 +57,26 @@ impl Fault {
     }
 }
 
+/// What the variable says; it does not change.
+fn variable() -> Option<&'static str> {
+    static TEXT: OnceLock<Option<String>> = OnceLock::new();
+    TEXT.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref()
+}
+
+/// Aborts if that was asked for where this text is tokenized.
+pub(crate) fn in_tokenize(text: &str) {
+    let word = variable().and_then(|it| it.strip_prefix("abort-in-tokenize:"));
+    if word.is_some_and(|word| text.contains(word)) {
+        eprintln!("aborted in the tokenizer as {VARIABLE} asks for");
+        std::process::abort();
+    }
+}
+
 /// Counts a step, and brings about what was asked for in it.
 pub(crate) fn in_decode() {
     static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
     static STEPS: AtomicU64 = AtomicU64::new(0);
-    let fault = FAULT.get_or_init(|| Fault::parse(&std::env::var(VARIABLE).ok()?));
+    let fault = FAULT.get_or_init(|| Fault::parse(variable()?));
     let Some(fault) = fault else { return };
     if !fault.is_due(STEPS.fetch_add(1, Ordering::Relaxed) + 1) {
         return;
@@ -101,6 +116,7 @@ mod tests {
             "abort-in-decode",
             "abort-in-decode:x",
             "wait-in-decode:1",
+            "abort-in-tokenize:1",
             "smile:1",
         ] {
             assert_eq!(Fault::parse(text), None, "{text}");

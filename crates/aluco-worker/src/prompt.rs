@@ -13,6 +13,7 @@ use aluco_proto::{
 use serde_json::Value;
 
 use crate::{
+    fault,
     ffi::{ChatTemplates, EngineError, Model, RenderedChat},
     memo::TokenMemo,
     prompt::stored::Outline,
@@ -199,6 +200,7 @@ impl PromptMaker<'_> {
         rendered: &RenderedChat,
         text: &str,
     ) -> Result<Vec<Token>, EngineError> {
+        fault::in_tokenize(text);
         let rest = |begin| tokenize_rest(self.model, rendered, text, begin);
         let known = self.memo.find(namespace, text, &inputs(rendered));
         let known_bytes = known.as_ref().map_or(0, |known| known.bytes);
@@ -221,6 +223,7 @@ impl PromptMaker<'_> {
 
     fn tokenize(&self, text: &str, spec: &GenerationSpec) -> Result<Vec<Token>, Failure> {
         self.check_text(text, spec)?;
+        fault::in_tokenize(text);
         self.model
             .tokenize(text, true, true)
             .map_err(|error| failure(&error))

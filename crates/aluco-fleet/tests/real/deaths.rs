@@ -11,7 +11,7 @@ use std::{
 };
 
 use aluco_fleet::{
-    Fleet, FleetConfig, Recovery,
+    Fleet, FleetConfig, FleetError, Recovery,
     proto::{
         CacheOptions, FlashAttention, GenerationEvent, GenerationSpec, KvType, LoadOptions, Prompt,
         Sampling, Speculation, Token, Usage,
@@ -236,6 +236,48 @@ async fn a_worker_that_aborts_in_the_midst_of_a_step_is_named_and_its_stream_goe
     assert_eq!(reply.tokens, expected.tokens);
     let mishaps = fleet.status().await.mishaps;
     assert_eq!(mishaps.worker_deaths.get("assertion"), Some(&1));
+    fleet.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the worker and a model: make test"]
+async fn a_prompt_that_breaks_the_tokenizer_is_refused_and_the_stream_beside_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let calm = spec("The tawny owl is a bird that", 0.8, 7);
+    let fleet = Fleet::new(FleetConfig {
+        worker_binary: Some(faulty_worker(&folder, "abort-in-tokenize:abracadabra")),
+        ..config(&folder)
+    });
+    let (expected, _) = read(&fleet, calm.clone(), None).await;
+    let (news, mut heard) = mpsc::unbounded_channel();
+    let breaking = async {
+        while heard.recv().await.is_some_and(|tokens| tokens < 20) {}
+        let broken = || spec("Say abracadabra", 0.0, 1);
+        let first = match fleet.generate(&model(), broken()).await {
+            Ok(mut stream) => loop {
+                match tokio::time::timeout(PATIENCE, stream.next()).await {
+                    Ok(Some(GenerationEvent::Failed(failure))) => break failure,
+                    other => panic!("{other:?}"),
+                }
+            },
+            Err(FleetError::Failed(failure)) => failure,
+            Err(error) => panic!("{error}"),
+        };
+        let again = fleet.generate(&model(), broken()).await;
+        let Err(FleetError::Failed(again)) = again else {
+            panic!("it is let in again");
+        };
+        (first.message, again.message)
+    };
+    let ((reply, recovery), (first, again)) =
+        tokio::join!(read(&fleet, calm, Some(news)), breaking);
+    for message in [first, again] {
+        assert!(message.contains("aborted in the tokenizer"), "{message}");
+    }
+    assert_eq!(reply.text, expected.text);
+    assert_eq!(reply.tokens, expected.tokens);
+    println!("{recovery:?}");
+    assert!((1..=4).contains(&recovery.restarts), "{recovery:?}");
     fleet.shutdown(Duration::ZERO).await;
 }
 
