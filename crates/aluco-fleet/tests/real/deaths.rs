@@ -254,11 +254,9 @@ async fn a_prompt_that_breaks_the_tokenizer_is_refused_and_the_stream_beside_it_
         while heard.recv().await.is_some_and(|tokens| tokens < 20) {}
         let broken = || spec("Say abracadabra", 0.0, 1);
         let first = match fleet.generate(&model(), broken()).await {
-            Ok(mut stream) => loop {
-                match tokio::time::timeout(PATIENCE, stream.next()).await {
-                    Ok(Some(GenerationEvent::Failed(failure))) => break failure,
-                    other => panic!("{other:?}"),
-                }
+            Ok(mut stream) => match tokio::time::timeout(PATIENCE, stream.next()).await {
+                Ok(Some(GenerationEvent::Failed(failure))) => failure,
+                other => panic!("{other:?}"),
             },
             Err(FleetError::Failed(failure)) => failure,
             Err(error) => panic!("{error}"),
