@@ -1,19 +1,23 @@
 //! The command line as types. Flags that set configuration come from the table of keys, so help and configuration cannot disagree.
 
+mod bench;
 mod bench_shorts;
 mod cache;
 mod doctor;
 mod machine;
 mod mem;
 mod overrides;
+mod run;
+mod store;
 mod top;
 mod tune;
 
 use std::path::PathBuf;
 
 use aluco_fleet::KeepAlive;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+pub(crate) use bench::{BenchArgs, BenchFormat};
 pub(crate) use bench_shorts::expand;
 pub(crate) use cache::{
     CacheAction, CacheArgs, CacheLsArgs, CachePinArgs, CacheRmArgs, CacheStatArgs, CacheVerifyArgs,
@@ -24,6 +28,8 @@ pub(crate) use mem::MemArgs;
 pub(crate) use overrides::{
     Caching, Client, Measuring, Overrides, Running, Selection, Serving, Storing,
 };
+pub(crate) use run::{RunArgs, SamplingArgs, finite};
+pub(crate) use store::{ImportArgs, PullArgs, RmArgs, ShowArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use tune::{
     Answer, TuneAction, TuneApplyArgs, TuneArgs, TuneChoiceArgs, TunePlanArgs, TuneStatusArgs,
@@ -150,83 +156,6 @@ impl Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aluco run smollm2:135m                            a conversation
-  aluco run smollm2:135m \"why is the sky blue?\"     one answer
-  git diff | aluco run smollm2:135m \"review this\"   about what is piped in")]
-pub(crate) struct RunArgs {
-    /// Model: a name, a Hugging Face repository, or a file
-    pub(crate) model: String,
-    /// What to ask; without it, and on a terminal, a conversation begins
-    #[arg(value_name = "PROMPT")]
-    pub(crate) prompt: Vec<String>,
-    /// Instructions that stand before the conversation
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) system: Option<String>,
-    /// Always write the line of figures, also where standard error is no terminal
-    #[arg(long, overrides_with = "no_stats")]
-    pub(crate) stats: bool,
-    /// Never write the line of figures
-    #[arg(long, overrides_with = "stats")]
-    pub(crate) no_stats: bool,
-    /// Write the answer and its figures as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Running>,
-}
-
-const SEED_MAX: i64 = u32::MAX as i64;
-
-/// A number that JSON can carry: neither infinite nor none at all.
-pub(crate) fn finite(text: &str) -> Result<f32, String> {
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|number: &f32| number.is_finite())
-        .ok_or_else(|| format!("{text:?} is not a number"))
-}
-
-/// How tokens are chosen. What is not given is left to the server.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Sampling")]
-pub(crate) struct SamplingArgs {
-    /// Randomness; 0 always takes the likeliest token
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) temperature: Option<f32>,
-    /// Keep the likeliest tokens whose probabilities sum to this
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) top_p: Option<f32>,
-    /// Keep this many of the likeliest tokens
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) top_k: Option<u32>,
-    /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) min_p: Option<f32>,
-    /// Make tokens that came already less likely; 1 does not
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) repeat_penalty: Option<f32>,
-    /// The same by subtraction, once for each token that came; 0 does not
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) presence_penalty: Option<f32>,
-    /// The same by subtraction, as often as the token came; 0 does not
-    #[arg(long, value_name = "NUMBER", value_parser = finite, allow_negative_numbers = true)]
-    pub(crate) frequency_penalty: Option<f32>,
-    /// Makes the answer repeatable; -1 takes another seed each time
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(-1..=SEED_MAX), allow_negative_numbers = true)]
-    pub(crate) seed: Option<i64>,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) max_tokens: Option<u32>,
-    /// Text that ends the answer; may be given more than once
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) stop: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
   aluco serve                                        http://127.0.0.1:13313
   aluco serve --preload smollm2:135m --keep-alive forever
   ALUCO_API_KEY=secret aluco serve --host 0.0.0.0    for other machines")]
@@ -314,185 +243,6 @@ pub(crate) struct StopArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aluco pull smollm2:135m
-  aluco pull unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M")]
-pub(crate) struct PullArgs {
-    /// Model: a name of the catalogue, or a Hugging Face repository with a quantisation
-    pub(crate) model: String,
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Storing>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  aluco import ./my-model-Q4_K_M.gguf
-  aluco import ./download.gguf --name my-model:q4 --move")]
-pub(crate) struct ImportArgs {
-    /// GGUF file; any part of a split model
-    pub(crate) file: PathBuf,
-    /// What to call it; by default a name made from the file's
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Copy the file
-    #[arg(long, group = "how")]
-    pub(crate) copy: bool,
-    /// Only refer to the file, which has to stay where it is
-    #[arg(long, group = "how")]
-    pub(crate) link: bool,
-    /// Delete the file once it is imported
-    #[arg(long = "move", group = "how")]
-    pub(crate) move_file: bool,
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Storing>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  aluco show smollm2:135m
-  aluco show ./my-model-Q4_K_M.gguf --json")]
-pub(crate) struct ShowArgs {
-    /// Model: a name, a Hugging Face repository, or a file
-    pub(crate) model: String,
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Storing>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:  aluco rm smollm2:135m")]
-pub(crate) struct RmArgs {
-    /// Models to delete
-    #[arg(required = true, value_name = "MODEL")]
-    pub(crate) models: Vec<String>,
-    /// Do not ask
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-    /// Write JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Storing>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Flags that take a list accept several values, as in `-p 512,2048`, and ranges,
-as in `-d 0-8192+4096` or `-p 128-1024*2`.
-llama-bench's short flags are understood: -ub, -ctk, -ctv, -fa, -ngl, -pg.
-
-Examples:
-  aluco bench smollm2:135m
-  aluco bench smollm2:135m -p 512,4096 -n 0 -fa 0,1 -r 3
-  aluco bench smollm2:135m --json > result.json")]
-pub(crate) struct BenchArgs {
-    /// Model: a name, a Hugging Face repository, or a file
-    pub(crate) model: String,
-    /// Tokens of a prompt to read (prefill)
-    #[arg(short = 'p', long, value_name = "LIST", default_value = "512")]
-    pub(crate) n_prompt: Vec<String>,
-    /// Tokens of an answer to write (decode)
-    #[arg(short = 'n', long, value_name = "LIST", default_value = "128")]
-    pub(crate) n_gen: Vec<String>,
-    /// Both in one test, as in 512,128 [llama-bench: -pg]
-    #[arg(long, value_name = "PP,TG")]
-    pub(crate) prompt_gen: Vec<String>,
-    /// Tokens that are in the context before the clock starts
-    #[arg(short = 'd', long, value_name = "LIST", default_value = "0")]
-    pub(crate) n_depth: Vec<String>,
-    /// Threads that compute on the CPU; by default the worker decides
-    #[arg(short = 't', long, value_name = "LIST")]
-    pub(crate) threads: Vec<String>,
-    /// Most tokens that are handed to the model at once
-    #[arg(
-        short = 'b',
-        long,
-        alias = "batch",
-        value_name = "LIST",
-        default_value = "2048"
-    )]
-    pub(crate) batch_size: Vec<String>,
-    /// Most tokens of these that the device computes in one step [llama-bench: -ub]
-    #[arg(
-        long,
-        alias = "micro-batch",
-        value_name = "LIST",
-        default_value = "512"
-    )]
-    pub(crate) ubatch_size: Vec<String>,
-    /// How exactly the keys of the context are kept [llama-bench: -ctk]
-    #[arg(
-        long,
-        alias = "kv-type-k",
-        value_name = "LIST",
-        default_value = "f16",
-        value_delimiter = ','
-    )]
-    pub(crate) cache_type_k: Vec<String>,
-    /// How exactly the values of the context are kept [llama-bench: -ctv]
-    #[arg(
-        long,
-        alias = "kv-type-v",
-        value_name = "LIST",
-        default_value = "f16",
-        value_delimiter = ','
-    )]
-    pub(crate) cache_type_v: Vec<String>,
-    /// Attention in one pass (flash attention): auto, 0 or 1 [llama-bench: -fa]
-    #[arg(
-        long,
-        alias = "flash-attention",
-        value_name = "LIST",
-        default_value = "auto",
-        value_delimiter = ','
-    )]
-    pub(crate) flash_attn: Vec<String>,
-    /// Layers on the GPU; by default all [llama-bench: -ngl]
-    #[arg(long, alias = "gpu-layers", value_name = "LIST")]
-    pub(crate) n_gpu_layers: Vec<String>,
-    /// Measured repetitions of each test
-    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) repetitions: u32,
-    /// No unmeasured run before each test
-    #[arg(long)]
-    pub(crate) no_warmup: bool,
-    /// Form of the result
-    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "table")]
-    pub(crate) output: BenchFormat,
-    /// The same as --output json
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) overrides: Overrides<Measuring>,
-}
-
-/// Forms of a bench's result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchFormat {
-    /// A table that fits a terminal
-    Table,
-    /// One JSON array
-    Json,
-    /// One JSON object a line
-    Jsonl,
-    /// Comma-separated values
-    Csv,
-    /// llama-bench's markdown table
-    Md,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
   aluco config          every value and where it came from
   aluco config path     the file to edit
   aluco config keys     every key, its variables and what it means")]
@@ -538,7 +288,7 @@ pub(crate) struct VersionArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, ValueEnum};
 
     use super::*;
 
