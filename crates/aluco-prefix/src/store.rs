@@ -309,10 +309,17 @@ impl Store {
         let key = entry.key;
         let is_in = self.tree().insert(entry, Payload::new(payload), origin);
         if is_in && origin == Origin::Returning {
-            let chain = self.tree().chain(&key);
-            self.job(Job::Write(chain));
+            self.write(&key);
         }
         is_in
+    }
+
+    /// Has an entry and all before it written to disk now, without waiting for that.
+    pub fn write(&self, key: &Key) {
+        if self.jobs.is_some() {
+            let chain = self.tree().chain(key);
+            self.job(Job::Write(chain));
+        }
     }
 
     /// Drops what was found and turned out to be of no use, in memory and on disk. It is [`Self::missing`] from now on.

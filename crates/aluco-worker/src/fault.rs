@@ -3,7 +3,7 @@
 //! `ALUCO_FAULT=abort-in-decode:37` aborts the process within its 37th step; `hang-in-decode:37` has that step never end. With a path
 //! behind it, as in `abort-in-decode:37:/tmp/once`, it happens only if that file can be made, so to one worker and not to the next.
 //! `wait-in-decode:37:/tmp/pipe` holds that step until somebody has opened this named pipe for writing and closed it again, so that a test
-//! can see to it that something happens in mid-step. `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
+//! can see to it that something happens in mid-step. Several of these stand with semicolons between them. `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
 
 use std::{
     fs::{self, File},
@@ -33,6 +33,11 @@ struct Fault {
 }
 
 impl Fault {
+    /// All that are named.
+    fn all(text: &str) -> Vec<Self> {
+        text.split(';').filter_map(Self::parse).collect()
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ':');
         let accident = match parts.next()? {
@@ -55,6 +60,26 @@ impl Fault {
         step == self.step
             && (self.accident == Accident::Wait || self.file.as_ref().is_none_or(is_first))
     }
+
+    fn happen(&self) {
+        match self.accident {
+            Accident::Abort => {
+                eprintln!("aborted in step {} as {VARIABLE} asks for", self.step);
+                std::process::abort();
+            }
+            Accident::Hang => loop {
+                thread::park();
+            },
+            Accident::Wait => {
+                let pipe = self.file.as_deref().unwrap_or("".as_ref());
+                // Opening waits for the other end, reading for it to be closed.
+                if let Err(error) = fs::read(pipe) {
+                    eprintln!("cannot wait at {}: {error}", pipe.display());
+                    std::process::abort();
+                }
+            }
+        }
+    }
 }
 
 /// What the variable says; it does not change.
@@ -74,30 +99,17 @@ pub(crate) fn in_tokenize(text: &str) {
 
 /// Counts a step, and brings about what was asked for in it.
 pub(crate) fn in_decode() {
-    static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+    static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
     static STEPS: AtomicU64 = AtomicU64::new(0);
-    let fault = FAULT.get_or_init(|| Fault::parse(variable()?));
-    let Some(fault) = fault else { return };
-    if !fault.is_due(STEPS.fetch_add(1, Ordering::Relaxed) + 1) {
+    let faults = FAULTS.get_or_init(|| variable().map(Fault::all).unwrap_or_default());
+    if faults.is_empty() {
         return;
     }
-    match fault.accident {
-        Accident::Abort => {
-            eprintln!("aborted in step {} as {VARIABLE} asks for", fault.step);
-            std::process::abort();
-        }
-        Accident::Hang => loop {
-            thread::park();
-        },
-        Accident::Wait => {
-            let pipe = fault.file.as_deref().unwrap_or("".as_ref());
-            // Opening waits for the other end, reading for it to be closed.
-            if let Err(error) = fs::read(pipe) {
-                eprintln!("cannot wait at {}: {error}", pipe.display());
-                std::process::abort();
-            }
-        }
-    }
+    let step = STEPS.fetch_add(1, Ordering::Relaxed) + 1;
+    faults
+        .iter()
+        .filter(|fault| fault.is_due(step))
+        .for_each(Fault::happen);
 }
 
 #[cfg(test)]
@@ -111,6 +123,8 @@ mod tests {
         assert!(Fault::parse("hang-in-decode:1:/tmp/a:b").unwrap().file == Some("/tmp/a:b".into()));
         let waiting = Fault::parse("wait-in-decode:2:/tmp/pipe").unwrap();
         assert!(waiting.accident == Accident::Wait && waiting.is_due(2) && !waiting.is_due(1));
+        let all = Fault::all("wait-in-decode:2:/tmp/pipe;abort-in-decode:9");
+        assert_eq!(all.iter().map(|it| it.step).collect::<Vec<_>>(), [2, 9]);
         for text in [
             "",
             "abort-in-decode",

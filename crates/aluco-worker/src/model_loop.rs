@@ -9,6 +9,7 @@
 mod admission;
 mod beginning;
 mod ending;
+mod in_flight;
 mod parked;
 #[cfg(test)]
 mod rig;
@@ -208,6 +209,9 @@ pub struct ModelLoop {
     /// The engine had no cells for more streams, whatever was counted: none is admitted until one of these has ended.
     running_max: Option<usize>,
     steps_since_piece: u32,
+    /// How long the last step took, and the last piece that was stored.
+    step_time: Duration,
+    piece_time: Duration,
     cells: CellLedger,
     fairness: Fairness,
     arrivals: u64,
@@ -244,6 +248,8 @@ impl ModelLoop {
             device_tokens_max,
             running_max: None,
             steps_since_piece: 0,
+            step_time: Duration::ZERO,
+            piece_time: Duration::ZERO,
             cells: CellLedger::default(),
             fairness: Fairness::default(),
             arrivals: 0,

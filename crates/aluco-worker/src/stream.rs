@@ -3,7 +3,7 @@
 pub mod catch_up;
 pub mod lookup;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aluco_prefix::Origin;
 use aluco_proto::{FinishReason, RequestId, Token};
@@ -32,10 +32,10 @@ pub struct Stream {
     pub borders: Vec<u32>,
     /// What was kept on the way.
     pub checkpoints: Vec<Checkpoint>,
-    /// How many of its tokens were looked at for storing while it runs.
-    pub kept_tokens: u32,
-    /// Whether the end of its prompt was looked at for storing while it runs.
-    pub is_prompt_end_kept: bool,
+    /// What of it was looked at for storing while it runs.
+    pub kept: Kept,
+    /// Time that was spent on computing it, here: of steps that it shared with others, its share.
+    pub spent: Duration,
     /// Whose it is, for what its entries in the prefix store are worth.
     pub origin: Origin,
     /// True once its last event was sent; its cells are free at the end of the step.
@@ -48,6 +48,17 @@ pub struct Stream {
     pub catch_up: CatchUp,
     /// Where its drafts come from.
     pub lookup: Lookup,
+}
+
+/// What of a stream was looked at for storing while it runs, in tokens from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// To where its blocks were.
+    pub blocks_end: u32,
+    /// The position of the last checkpoint that was.
+    pub checkpoint: u32,
+    /// The end of its prompt was.
+    pub prompt_end: bool,
 }
 
 /// The state of a sequence at some position, where it cannot be cut there later.
@@ -213,8 +224,7 @@ impl Stream {
         self.computed_tokens = 0;
         self.promised_tokens = 0;
         self.checkpoints.clear();
-        self.kept_tokens = 0;
-        self.is_prompt_end_kept = false;
+        self.kept = Kept::default();
         self.catch_up = CatchUp::Prefill;
         self.lookup.release();
         self.sequence.take()
@@ -242,8 +252,8 @@ mod tests {
             promised_tokens: 10,
             borders: Vec::new(),
             checkpoints: Vec::new(),
-            kept_tokens: 0,
-            is_prompt_end_kept: false,
+            kept: Kept::default(),
+            spent: Duration::ZERO,
             origin: Origin::New,
             finished: false,
             text: TextStream::new(stops.clone()),

@@ -10,10 +10,13 @@ use std::{
 
 use aluco_prefix::disk;
 use aluco_proto::{
-    CacheOptions, ChatPrompt, FlashAttention, KvType, LoadOptions, Miss, Prompt, Sampling, Token,
+    CacheOptions, ChatPrompt, FlashAttention, KvType, LoadOptions, Miss, Prompt, Sampling,
+    Speculation, Token,
 };
 use serde_json::{Value, json};
-use support::{Outcome, Worker, greedy, stored::tokens_on_disk, tiny, turns, without_cache};
+use support::{
+    Outcome, Worker, gate::Gate, greedy, stored::tokens_on_disk, tiny, turns, without_cache,
+};
 use tiny::Kind;
 
 const BEGINNING_TOKENS: usize = 600;
@@ -135,6 +138,42 @@ fn survives_an_unload(kind: Kind) {
     assert_eq!(worker.complaints, [] as [String; 0]);
 }
 
+/// A first prompt lies on disk while its reply runs if it took long.
+fn is_on_disk_before_its_reply_ends(kind: Kind) {
+    let folder = tempfile::tempdir().unwrap();
+    let [slow, last] = [2, 200].map(Gate::at);
+    let faults = format!("{};{}", slow.fault(), last.fault());
+    let mut worker = Worker::with_variable("ALUCO_FAULT", &faults);
+    worker.load_file(
+        &tiny::path(kind),
+        LoadOptions {
+            speculation: Speculation::Off,
+            ..options(folder.path())
+        },
+    );
+    let prompt = turns::text(1, 2000);
+    let mut spec = greedy(Prompt::Tokens(prompt.clone()), 1000);
+    spec.sampling.ignore_end = true;
+    worker.generate(spec);
+    // Longer than what is worth writing.
+    let held = slow.reached();
+    std::thread::sleep(Duration::from_millis(2100));
+    drop(held);
+    let held = last.reached();
+    let most = TURN_TOKENS as u32 + 1 + 2 * BLOCK_TOKENS;
+    wait_for_disk(folder.path(), &prompt, tiny::is_cut_anywhere(kind), most);
+    worker.kill();
+    drop(held);
+
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder.path()));
+    let outcome = ask(&mut worker, &prompt);
+    assert!(outcome.cache.disk_tokens > 0, "{:?}", outcome.cache);
+    assert!(outcome.computed_tokens() <= most, "{:?}", outcome.usage);
+    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
 macro_rules! for_kinds {
     ($($name:ident: $kind:ident,)*) => {$(
         mod $name {
@@ -148,6 +187,11 @@ macro_rules! for_kinds {
             #[test]
             fn what_is_said_after_a_kill_at_any_moment_is_right() {
                 survives_a_kill_at_once(Kind::$kind);
+            }
+
+            #[test]
+            fn a_first_prompt_that_took_long_survives_a_kill_in_mid_reply() {
+                is_on_disk_before_its_reply_ends(Kind::$kind);
             }
 
             #[test]

@@ -1,6 +1,6 @@
 //! Who may run: sequences and KV cells are given, promised and taken back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aluco_prefix::{Fetched, Origin};
 use aluco_proto::{CacheReport, GenerationEvent, RequestId, ResumeChoice};
@@ -10,7 +10,7 @@ use super::{Generation, ModelLoop, Start, beginning::Beginning};
 use crate::{
     ffi::{EngineError, SequenceId},
     memory::MemoryClass,
-    stream::{Bounds, Stream, catch_up::CatchUp, lookup::Lookup},
+    stream::{Bounds, Kept, Stream, catch_up::CatchUp, lookup::Lookup},
     text::TextStream,
 };
 
@@ -58,8 +58,8 @@ impl ModelLoop {
                 promised_tokens: 0,
                 borders: self.borders(&start.prompt.borders, prompt_tokens),
                 checkpoints: Vec::new(),
-                kept_tokens: 0,
-                is_prompt_end_kept: false,
+                kept: Kept::default(),
+                spent: Duration::ZERO,
                 origin: Origin::New,
                 finished: false,
                 text: TextStream::new(stop.clone()),

@@ -5,7 +5,7 @@
 //! in it, with nothing to be put back. Whoever needs cells or sequences takes them from what is parked; what was not stored by then is
 //! stored first.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use aluco_prefix::{Entry, Kind, Origin, Store};
 use aluco_proto::Token;
@@ -23,11 +23,8 @@ const STEPS_PER_PIECE: u32 = 4;
 /// A shorter end of a sequence is computed sooner than it is put back.
 const TAIL_TOKENS_MIN: u32 = 16;
 
-/// The end of a prompt is worth storing before its reply is complete if it has so many tokens behind the last block.
-const PROMPT_END_TOKENS_MIN: u32 = 64;
-
-/// Tokens of a reply after which there is no hurry any more to store the end of its prompt: the end of the reply comes soon enough.
-const REPLY_BEGIN_TOKENS: u32 = 64;
+/// Part of the time of a step that may be spent behind it on storing more than that.
+const STORING_SHARE: u32 = 50;
 
 /// A sequence without a stream.
 #[derive(Debug)]
@@ -87,17 +84,19 @@ impl ModelLoop {
         self.parked.iter().any(|parked| !parked.is_stored)
     }
 
-    /// Stores a piece if it is time: whenever nothing runs, else every few steps. Then lets go what is over the budget of the device.
+    /// Stores a piece if it is time: whenever nothing runs, else every few steps, and more beside long steps where much would be lost with this
+    /// process. Then lets go what is over the budget of the device.
     pub(super) fn store_behind(&mut self) {
+        let began = Instant::now();
         self.steps_since_piece += 1;
         if self.running.is_empty() || self.steps_since_piece >= STEPS_PER_PIECE {
             self.steps_since_piece = 0;
-            if let Some(index) = self.parked.iter().position(|parked| !parked.is_stored) {
-                self.store_next(index);
-            } else {
-                self.store_running();
+            if self.store_piece() {
+                self.piece_time = began.elapsed();
             }
         }
+        let room = self.step_time / STORING_SHARE;
+        while self.has_dear() && began.elapsed() + self.piece_time <= room && self.store_piece() {}
         while self.parked_tokens() > self.device_tokens_max {
             // Oldest first.
             let Some(index) = self.parked.iter().position(|parked| parked.is_stored) else {
@@ -108,77 +107,13 @@ impl ModelLoop {
         }
     }
 
-    /// Stores a piece of a stream that runs: a conversation whose next turn always comes at once is never parked for long, and a process
-    /// that is killed with a reply has its prompt on disk.
-    fn store_running(&mut self) {
-        if !self.store_running_block() {
-            self.store_prompt_end();
+    /// Stores the next piece of what has ended, or else of what runs. False if there is none.
+    fn store_piece(&mut self) -> bool {
+        if let Some(index) = self.parked.iter().position(|parked| !parked.is_stored) {
+            self.store_next(index);
+            return true;
         }
-    }
-
-    /// Stores what a prompt has behind its last block while the reply to it begins. Only of conversations that are known to come back.
-    fn store_prompt_end(&mut self) {
-        let (Some(store), MemoryClass::Blocks) = (self.store.clone(), self.archive.class()) else {
-            return;
-        };
-        let block = store.block_tokens() as u32;
-        let due = self.running.iter_mut().find(|stream| {
-            stream.origin == Origin::Returning
-                && !stream.is_prompt_end_kept
-                && (1..=REPLY_BEGIN_TOKENS).contains(&stream.generated_tokens())
-                && stream.prompt_tokens <= stream.computed_tokens
-                && stream.prompt_tokens % block >= PROMPT_END_TOKENS_MIN
-                // It hangs below the blocks before it.
-                && stream.kept_tokens + block > stream.prompt_tokens
-        });
-        let Some(stream) = due else { return };
-        // What there is no room for is not tried again.
-        stream.is_prompt_end_kept = true;
-        let prompt = &stream.tokens[..stream.prompt_tokens as usize];
-        let namespace = &self.generations[&stream.request].namespace;
-        let missing = store.missing(namespace, prompt, Kind::Tail);
-        let (Some(sequence), Some(entry)) = (stream.sequence, missing) else {
-            return;
-        };
-        self.store_cells(&store, sequence, entry, None, Origin::Returning);
-    }
-
-    /// Stores a block of a stream that runs. False if there is none.
-    fn store_running_block(&mut self) -> bool {
-        let class = self.archive.class();
-        let (Some(store), MemoryClass::Blocks | MemoryClass::Checkpoints) =
-            (self.store.clone(), class)
-        else {
-            return false;
-        };
-        let block = store.block_tokens() as u32;
-        let Some(index) = self.running.iter().position(|stream| {
-            stream.origin != Origin::Side && stream.kept_tokens + block <= stream.computed_tokens
-        }) else {
-            return false;
-        };
-        let stream = &mut self.running[index];
-        let namespace = self.generations[&stream.request].namespace.clone();
-        let computed = &stream.tokens[..stream.computed_tokens as usize];
-        let stored = store.stored_blocks(&namespace, computed) as u32 * block;
-        let begin = stored.max(stream.kept_tokens);
-        let end = begin + block;
-        stream.kept_tokens = end;
-        let (Some(sequence), true) = (stream.sequence, begin == stored) else {
-            return false;
-        };
-        if end > stream.computed_tokens {
-            // All is stored so far.
-            stream.kept_tokens = stored;
-            return false;
-        }
-        let tokens = &stream.tokens[..end as usize];
-        let Some(entry) = store.missing(&namespace, tokens, Kind::Block) else {
-            return false;
-        };
-        let origin = stream.origin;
-        self.store_cells(&store, sequence, entry, None, origin);
-        true
+        self.store_running()
     }
 
     /// Cells that nothing but parked sequences holds, all of which are stored.
@@ -258,7 +193,7 @@ impl ModelLoop {
 
     /// Stores what an entry says of a sequence, with its state at the end of that if it was taken on the way. False if that cannot be, or
     /// if there is no room for it.
-    fn store_cells(
+    pub(super) fn store_cells(
         &mut self,
         store: &Store,
         sequence: SequenceId,

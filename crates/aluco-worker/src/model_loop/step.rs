@@ -80,6 +80,10 @@ impl ModelLoop {
             Err(error) => return self.fail_all(&error),
         }
         self.pace.observe(wanted - decode_rows, decode_rows, took);
+        self.step_time = took;
+        for (stream, share) in self.running.iter_mut().zip(&shares) {
+            stream.spent += took.mul_f64(f64::from(*share) / f64::from(wanted.max(1)));
+        }
         self.account(&needs, &shares);
         let judged: Vec<_> = rows
             .into_iter()
