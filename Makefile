@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tools build workers model test chaos lint fmt bench-compare bench-overhead bench-busy bench-turns bench-serving install uninstall clean
+.PHONY: help demo tools build workers model test chaos lint fmt bench-compare bench-overhead bench-busy bench-turns bench-death bench-serving install uninstall clean
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -69,6 +69,9 @@ bench-busy: build ## Measure decoding while other programs keep cores busy
 
 bench-turns: build ## Measure the turns of a conversation, with stored prompts and without
 	for cache in auto 0; do benches/next-turn.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)" --cache-ram "$$cache"; done
+
+bench-death: build ## Measure how long a stream stands still when its worker is killed early in a reply
+	benches/death-in-reply.py "$(built)/aluco" "$(built)/aluco-worker-cpu" "$$(scripts/fetch-test-model.sh)"
 
 bench-serving: build ## Replay workloads of agents, and with LLAMA_SERVER=FILE on llama-server too
 	python3 benches/serving --aluco "$(built)/aluco" --worker "$(built)/aluco-worker-cpu" --model "$$(scripts/fetch-test-model.sh)" \
