@@ -89,6 +89,22 @@ fn wait_for_disk(folder: &Path, conversation: &[Token], is_cut_anywhere: bool, m
     }
 }
 
+/// A new worker has a prompt from disk but for so many tokens, and says what is right.
+fn assert_comes_back(kind: Kind, folder: &Path, prompt: &[Token], computed_most: u32) {
+    let mut worker = Worker::start();
+    worker.load_file(&tiny::path(kind), options(folder));
+    let outcome = ask(&mut worker, prompt);
+    eprintln!("{kind}: {:?} of {}", outcome.cache, prompt.len());
+    assert!(outcome.cache.disk_tokens > 0, "{:?}", outcome.cache);
+    assert!(
+        outcome.computed_tokens() <= computed_most,
+        "{:?}",
+        outcome.usage
+    );
+    assert_eq!(outcome.tokens[0], expected(kind, folder, prompt));
+    assert_eq!(worker.complaints, [] as [String; 0]);
+}
+
 fn survives_a_kill(kind: Kind) {
     let folder = tempfile::tempdir().unwrap();
     let mut worker = Worker::start();
@@ -98,14 +114,7 @@ fn survives_a_kill(kind: Kind) {
     wait_for_disk(folder.path(), &prompt, tiny::is_cut_anywhere(kind), most);
     worker.kill();
 
-    let mut worker = Worker::start();
-    worker.load_file(&tiny::path(kind), options(folder.path()));
-    let outcome = ask(&mut worker, &prompt);
-    eprintln!("{kind}: {:?} of {}", outcome.cache, prompt.len());
-    assert!(outcome.cache.disk_tokens > 0, "{:?}", outcome.cache);
-    assert!(outcome.computed_tokens() <= most, "{:?}", outcome.usage);
-    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
-    assert_eq!(worker.complaints, [] as [String; 0]);
+    assert_comes_back(kind, folder.path(), &prompt, most);
 }
 
 /// Whatever is on disk at the moment of the kill, what is said is right.
@@ -165,13 +174,7 @@ fn is_on_disk_before_its_reply_ends(kind: Kind) {
     worker.kill();
     drop(held);
 
-    let mut worker = Worker::start();
-    worker.load_file(&tiny::path(kind), options(folder.path()));
-    let outcome = ask(&mut worker, &prompt);
-    assert!(outcome.cache.disk_tokens > 0, "{:?}", outcome.cache);
-    assert!(outcome.computed_tokens() <= most, "{:?}", outcome.usage);
-    assert_eq!(outcome.tokens[0], expected(kind, folder.path(), &prompt));
-    assert_eq!(worker.complaints, [] as [String; 0]);
+    assert_comes_back(kind, folder.path(), &prompt, most);
 }
 
 macro_rules! for_kinds {
