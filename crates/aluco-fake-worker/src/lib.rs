@@ -12,6 +12,7 @@
 //! let worker = binary();
 //! ```
 
+mod accidents;
 mod binary;
 mod generate;
 mod script;

@@ -20,9 +20,9 @@ use aluco_proto::{
 };
 
 use crate::{
-    Crash, Hang, Persona, Place, Script,
+    Persona, Place, Script,
     generate::{self, Counters},
-    script::{Accident, note},
+    script::note,
     text::{self, Vocabulary},
 };
 
@@ -65,15 +65,15 @@ pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
 
 /// What all threads share.
 pub(crate) struct Worker {
-    outbox: Mutex<UnixStream>,
-    socket: UnixStream,
+    pub(crate) outbox: Mutex<UnixStream>,
+    pub(crate) socket: UnixStream,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) steps: AtomicU64,
     pub(crate) working: AtomicUsize,
     models: Mutex<HashMap<ModelHandle, Arc<Model>>>,
     requests: Mutex<HashMap<RequestId, Arc<Cancel>>>,
     /// How many requests have come to the place of an accident. Held while one happens: it is the only one.
-    present: Mutex<u32>,
+    pub(crate) present: Mutex<u32>,
 }
 
 /// A loaded or loading model.
@@ -133,81 +133,12 @@ impl Worker {
         self.send(&Event::Failed { request, failure });
     }
 
-    /// Nothing is sent from here on, not even heartbeats.
-    pub(crate) fn fall_silent(&self) -> ! {
-        let _outbox = lock(&self.outbox);
-        loop {
-            thread::park();
-        }
-    }
-
     /// What was cancelled before the end is told to have ended, unless it hangs.
     fn settle(&self) {
         let is_cancelled = |cancel: &Arc<Cancel>| cancel.wait(Duration::ZERO);
         let began = Instant::now();
         while lock(&self.requests).values().any(is_cancelled) && began.elapsed() < SETTLE_LIMIT {
             thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// A request has come to the place of an accident, which happens if it may: at once, or when others have come too.
-    pub(crate) fn accident(&self, model: &Model, cancel: &Cancel, happen: impl FnOnce()) {
-        let mut present = lock(&self.present);
-        *present += 1;
-        match model
-            .script
-            .accident(model.loaded.micro_batch_tokens, *present)
-        {
-            Accident::None => {}
-            Accident::Now => happen(),
-            Accident::Later => {
-                drop(present);
-                cancel.wait(Duration::MAX);
-            }
-        }
-    }
-
-    /// Stands still.
-    pub(crate) fn hang(&self, script: &Script) {
-        match script.hang {
-            Hang::Process => self.fall_silent(),
-            Hang::Device => loop {
-                thread::park();
-            },
-        }
-    }
-
-    /// Ends by accident; comes back only for accidents that leave the process alive.
-    pub(crate) fn crash(&self, script: &Script) {
-        let mut error = io::stderr().lock();
-        for line in &script.last_words {
-            let _ = writeln!(error, "{line}");
-        }
-        drop(error);
-        let signal = |signal| {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
-        };
-        match script.crash {
-            Crash::Abort => std::process::abort(),
-            Crash::Segv => loop {
-                // Rust's handler for stack overflows takes the first one, and only makes way for the next.
-                signal(rustix::process::Signal::SEGV);
-                thread::sleep(Duration::from_millis(1));
-            },
-            Crash::KillSelf => signal(rustix::process::Signal::KILL),
-            Crash::Exit => std::process::exit(7),
-            Crash::Garbage => {
-                let _ = lock(&self.outbox).write_all(b"\x02\0\0\0{]");
-                return;
-            }
-            Crash::HangUp => {
-                // Only the way up, so that the reading side does not notice and end the process.
-                let _ = self.socket.shutdown(std::net::Shutdown::Write);
-                return;
-            }
-        }
-        loop {
-            thread::park();
         }
     }
 
@@ -639,6 +570,6 @@ fn read_script(path: &Path) -> Result<Script, Failure> {
     })
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
