@@ -1,4 +1,6 @@
-use super::*;
+use std::time::SystemTime;
+
+use super::{disk_tier::total_bytes, *};
 
 const BLOCK: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
