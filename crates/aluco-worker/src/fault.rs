@@ -3,7 +3,8 @@
 //! `ALUCO_FAULT=abort-in-decode:37` aborts the process within its 37th step; `hang-in-decode:37` has that step never end. With a path
 //! behind it, as in `abort-in-decode:37:/tmp/once`, it happens only if that file can be made, so to one worker and not to the next.
 //! `wait-in-decode:37:/tmp/pipe` holds that step until somebody has opened this named pipe for writing and closed it again, so that a test
-//! can see to it that something happens in mid-step. Several of these stand with semicolons between them. `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
+//! can see to it that something happens in mid-step. Several of these stand with semicolons between them.
+//! `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
 
 use std::{
     fs::{self, File},

@@ -137,9 +137,10 @@ impl ModelLoop {
         let (Some(sequence), Some(entry)) = (stream.sequence, missing) else {
             return false;
         };
-        let (key, origin, is_for_disk) = (entry.key, stream.origin, is_for_disk(stream));
+        let (key, origin, is_dear) = (entry.key, stream.origin, is_dear(stream));
         let is_stored = self.store_cells(store, sequence, entry, checkpoint, origin);
-        if is_stored && is_for_disk {
+        // The store writes those that come back by itself.
+        if is_stored && is_dear && origin != Origin::Returning {
             store.write(&key);
         }
         is_stored
