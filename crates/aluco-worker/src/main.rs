@@ -53,6 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     ffi::end_on_memory_faults();
+    ffi::map_large_buffers();
     let arguments = Arguments::parse();
     let build = CpuBuild::compiled();
     let missing = cpu::missing(&build);

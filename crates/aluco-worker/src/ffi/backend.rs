@@ -232,6 +232,21 @@ unsafe extern "C" {
     fn aluco_build_commit() -> *const c_char;
 }
 
+/// Buffers from this size on, in bytes, are mapped for themselves. The lists of a sampler over the largest vocabularies (262,144 tokens of 12
+/// bytes), which come and go with each token, stay below it.
+const MAPPED_BUFFER_BYTES: i32 = 4 << 20;
+
+/// Has large buffers go back to the system when they are freed. By itself glibc raises the size from which it maps a buffer for itself to that of
+/// the largest one freed, up to 32 MiB: what a model or the prefix store gave up would then stay with the process, in one heap per thread. Call it
+/// before other threads run.
+pub fn map_large_buffers() {
+    // SAFETY: it takes two numbers, and no other thread allocates yet.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BUFFER_BYTES);
+    }
+}
+
 /// Gives memory that was freed back to the system, as far as the C library keeps it for later. Takes milliseconds.
 pub fn give_back_freed_memory() {
     // SAFETY: it may be called at any time and from any thread.

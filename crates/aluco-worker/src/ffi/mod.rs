@@ -12,7 +12,9 @@ mod model;
 mod signals;
 mod speed;
 
-pub use backend::{CpuBuild, Device, Engine, EngineBuild, give_back_freed_memory};
+pub use backend::{
+    CpuBuild, Device, Engine, EngineBuild, give_back_freed_memory, map_large_buffers,
+};
 pub use chat::{ChatTemplates, RenderedChat};
 pub use context::{Batch, Context, ContextOptions, Decoded, SequenceId, StatePart};
 pub use model::{Model, ModelOptions};
