@@ -164,11 +164,14 @@ impl Resident {
         let mut activity =
             self.activity
                 .snapshot(self.model, loaded.context_tokens, loaded.memory.clone());
-        // The loop tells it when it does something; a budget changes while it sleeps, too.
+        // The loop tells it when it does something; a budget changes while it sleeps, too, and what it had written to disk comes there then.
         if let Some(store) = &*self.store.lock().unwrap_or_else(PoisonError::into_inner) {
             let status = store.status();
             activity.cache.ram_bytes = status.ram_bytes;
             activity.cache.ram_bytes_max = status.ram_bytes_max;
+            activity.cache.disk_bytes = status.disk_bytes;
+            activity.cache.disk_bytes_max = status.disk_bytes_max;
+            activity.cache.disk_written_bytes = status.disk_written_bytes;
         }
         Some(activity)
     }
@@ -453,3 +456,6 @@ fn refuse(command: &ModelCommand, outbox: &Outbox) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
