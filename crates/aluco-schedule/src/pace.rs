@@ -100,7 +100,11 @@ impl Pace {
         let tokens = f64::from(prefill_tokens);
         self.reach_tokens = tokens.max(0.98 * self.reach_tokens);
         let decode = self.decode.at(f64::from(decode_rows));
-        self.prefill.observe(tokens, seconds - decode, decode);
+        // One by one, as decoded ones, prompt tokens would take so long, and together they take less. A hiccup is told by this before
+        // anything is known of prompts: else thousands of steps without them may follow from it.
+        let most = tokens.max(f64::from(PROBE_TOKENS)) * decode;
+        self.prefill
+            .observe(tokens, (seconds - decode).min(most), decode);
         if self.tpot.is_none() {
             // By what such a chunk usually takes: a hiccup is not held against the prompt.
             self.rest_steps = rest_steps(self.prefill.at(tokens), decode) as u32;

@@ -9,6 +9,9 @@ const KEEP_UNMEASURED: f64 = 0.98;
 /// How far outside of what is usual a measurement counts in full, in usual deviations.
 const CLIP_DEVIATIONS: f64 = 3.0;
 
+/// So many measurements are doubted as long as there are no more.
+const DOUBTED_SAMPLES: u32 = 4;
+
 /// The least deviation that is taken for usual, relative to the value.
 const DEVIATION_MIN: f64 = 0.05;
 
@@ -59,9 +62,19 @@ impl Line {
 
     /// Takes a measurement. One that lies far off is moved nearer, so that a single hiccup moves nothing much; if more follow, what is
     /// usual widens and they are believed. `beside` is what else was measured with `y`: noise is in proportion to both together.
+    ///
+    /// There is nothing that a first one could lie far off from. It was a hiccup, and is forgotten, if soon after it no fewer take half as long.
     pub(super) fn observe(&mut self, x: f64, y: f64, beside: f64) {
         let mut y = y;
-        if self.samples > 0 {
+        let is_halved = beside + y < 0.5 * (beside + self.y_mean);
+        if self.samples <= DOUBTED_SAMPLES && x >= self.x_mean && is_halved {
+            let samples = self.samples;
+            *self = Self {
+                samples,
+                ..Self::new(self.prior)
+            };
+        }
+        if self.weight > 0.0 {
             let expected = self.at(x);
             let usual = self.deviation.max(DEVIATION_MIN * (beside + expected));
             // What is known from long ago is no reason to doubt what is measured now.
@@ -150,5 +163,18 @@ mod tests {
             line.observe(1.0, 20.0, 0.0);
         }
         assert!((18.0..22.0).contains(&line.at(1.0)), "{}", line.at(1.0));
+    }
+
+    #[test]
+    fn a_hiccup_at_the_very_beginning_is_forgotten() {
+        for hiccup in [100.0, 1000.0] {
+            let mut line = Line::new(Prior::Proportional);
+            line.observe(32.0, hiccup, 1.0);
+            // A smaller one may well be so much faster.
+            line.observe(8.0, 2.0, 1.0);
+            line.observe(32.0, 8.0, 1.0);
+            assert!((line.at(32.0) - 8.0).abs() < 1e-9, "{}", line.at(32.0));
+            assert_eq!(line.samples(), 3);
+        }
     }
 }

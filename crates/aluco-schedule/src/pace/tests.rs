@@ -266,6 +266,47 @@ fn hiccups_do_not_stop_prompts() {
     assert!(after > 0.7 * before, "{before} and then {after} tokens");
 }
 
+/// Prompt tokens that are computed beside three streams in so many steps.
+fn tokens_beside(mut pace: Pace, mut machine: Machine, steps: u32) -> u32 {
+    (0..steps)
+        .map(|_| {
+            let share = pace.prefill_beside_decode_tokens(3);
+            machine.step(&mut pace, share, 3);
+            share
+        })
+        .sum()
+}
+
+#[test]
+fn a_hiccup_in_the_first_step_with_a_prompt_keeps_prompts_out_for_some_steps_only() {
+    for (mut machine, name) in [(CPU, "cpu"), (GPU, "gpu"), (STEEP, "steep")] {
+        let tpot = Duration::from_secs_f64(2.0 * machine.mean(32, 3));
+        for (tpot, hiccup) in [(None, 0.3), (None, 5.0), (None, 60.0), (Some(tpot), 5.0)] {
+            let mut undisturbed = Pace::new(tpot, MICRO_BATCH);
+            machine.decode(&mut undisturbed, 3, 50);
+            let mut pace = undisturbed.clone();
+            pace.observe(32, 3, Duration::from_secs_f64(hiccup));
+            let soon = tokens_beside(pace.clone(), machine, 40);
+            assert!(soon > 0, "{name}, {hiccup} s: no tokens in 40 steps");
+            // The very first steps teach something, too.
+            let tokens = tokens_beside(pace, machine, 200);
+            let least = tokens_beside(undisturbed, machine, 150);
+            assert!(tokens > least, "{name}, {hiccup} s: {tokens} < {least}");
+        }
+    }
+}
+
+#[test]
+fn a_hiccup_in_the_first_step_that_decodes_is_forgotten() {
+    let mut machine = GPU;
+    let mut pace = Pace::new(None, MICRO_BATCH);
+    pace.observe(0, 3, Duration::from_secs(5));
+    machine.decode(&mut pace, 3, 4);
+    let decode = pace.decode_step(3).expect("5 measurements").as_secs_f64();
+    let mean = machine.mean(0, 3);
+    assert!((decode / mean - 1.0).abs() < 0.01, "{decode} for {mean}");
+}
+
 #[test]
 fn a_stale_pace_of_decoding_is_measured_anew_now_and_then() {
     let mut machine = GPU;
