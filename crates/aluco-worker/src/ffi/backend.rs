@@ -232,8 +232,8 @@ unsafe extern "C" {
     fn aluco_build_commit() -> *const c_char;
 }
 
-/// Buffers from this size on, in bytes, are mapped for themselves. The lists of a sampler over the largest vocabularies (262,144 tokens of 12
-/// bytes), which come and go with each token, stay below it.
+/// Buffers from this size on, in bytes, are mapped for themselves: cells, compute buffers and stored prompts of all but toy models. A list over
+/// the largest vocabularies (262,144 tokens of 12 bytes) stays below it, as it may come and go with each token.
 const MAPPED_BUFFER_BYTES: i32 = 4 << 20;
 
 /// Has large buffers go back to the system when they are freed. By itself glibc raises the size from which it maps a buffer for itself to that of
