@@ -5,26 +5,28 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::served::{ENDLESS_TOKENS, PATIENCE, Served, assert_gone, chunks, kill};
+use crate::served::{ENDLESS_TOKENS, PATIENCE, Served, assert_gone, assert_there, chunks, kill};
 
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
 async fn a_stream_goes_on_when_its_worker_is_killed_and_tells_it_at_its_end() {
-    let served = Served::start(&[]);
-    served.answer("Say hello.", json!({"max_tokens": 1})).await;
+    let folder = tempfile::tempdir().unwrap();
+    let moment = folder.path().join("moment");
+    // The first worker does not get beyond this step, so that it is killed in the midst of the stream.
+    let fault = format!("hang-in-decode:8:{}", moment.display());
+    let served = Served::start_with_fault(&fault, &[]);
+    let fields = json!({"stream": true, "max_tokens": 200, "ignore_eos": true});
+    let stream = served.chat("Count to a million.", fields).await;
+    assert_there(&moment);
     let pid = served.worker_pid().await;
-    // Seconds of work: it is killed in the midst of that.
-    let fields = json!({"stream": true, "max_tokens": 600, "ignore_eos": true});
-    let mut stream = served.chat("Count to a million.", fields).await;
-    for _ in 0..3 {
-        stream.chunk().await.unwrap().expect("the stream goes on");
-    }
     kill(pid);
-    let rest = stream.text().await.unwrap();
-    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
-    let last = chunks(&rest).pop().unwrap();
+    let text = stream.text().await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let last = chunks(&text).pop().unwrap();
     assert_eq!(last["choices"][0]["finish_reason"], "length", "{last}");
     assert_eq!(last["aluco"]["restarts"], 1, "{last}");
+    let resumed_at = &last["aluco"]["resumed_at_tokens"][0];
+    assert!(resumed_at.as_u64() > Some(0), "{last}");
     assert_gone(pid);
     let answer = served.answer("Say hello.", json!({"max_tokens": 4})).await;
     assert!(!answer.is_empty());
@@ -78,9 +80,8 @@ async fn a_client_that_goes_away_frees_its_sequence() {
     // With one sequence only, this waits until the abandoned one has ended.
     let answer = served.answer("Say hello.", json!({"max_tokens": 4})).await;
     assert!(!answer.is_empty());
-    let status = served.status().await;
-    let decoded = &status["models"][0]["activity"]["decode_tokens"];
-    let decoded = decoded.as_u64().unwrap_or_else(|| panic!("{status}"));
+    let decoded = served.number_in_status("/models/0/activity/decode_tokens", |_| true);
+    let decoded = decoded.await;
     assert!(decoded < ENDLESS_TOKENS, "it went on to its end");
 }
 

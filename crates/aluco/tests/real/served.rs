@@ -22,6 +22,19 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Tokens of a stream whose end nobody waits for.
 pub(crate) const ENDLESS_TOKENS: u64 = 4000;
 
+/// Options with which keys and values are as precise as a model in full precision, so that a text is the same whatever runs beside it.
+pub(crate) const FULL_PRECISION: [&str; 6] = [
+    "--kv-type-k",
+    "f32",
+    "--kv-type-v",
+    "f32",
+    "--flash-attention",
+    "off",
+];
+
+/// Options with which each step takes the same way through the same sums, whatever else this machine does.
+pub(crate) const SAME_STEPS: [&str; 4] = ["--threads", "2", "--speculation", "off"];
+
 /// The worker with llama.cpp in it.
 pub(crate) fn worker() -> PathBuf {
     named("ALUCO_TEST_WORKER")
@@ -30,6 +43,12 @@ pub(crate) fn worker() -> PathBuf {
 /// SmolLM2-135M-Instruct.
 pub(crate) fn model() -> String {
     let model = named("ALUCO_TEST_MODEL");
+    model.to_str().expect("the path is UTF-8").to_owned()
+}
+
+/// The same one in full precision.
+pub(crate) fn model_in_full_precision() -> String {
+    let model = aluco_tiny_models::in_full_precision(model().as_ref()).unwrap();
     model.to_str().expect("the path is UTF-8").to_owned()
 }
 
@@ -78,12 +97,22 @@ impl Served {
 
     /// The same on a port of the caller's choice.
     pub(crate) fn start_at(port: &str, args: &[&str]) -> Self {
+        Self::start_with(port, args, &[])
+    }
+
+    /// A server on a free port whose workers have an accident.
+    pub(crate) fn start_with_fault(fault: &str, args: &[&str]) -> Self {
+        Self::start_with("0", args, &[("ALUCO_FAULT", fault)])
+    }
+
+    fn start_with(port: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         // An address of this process alone, so that nobody else can take a port of it that is free for a moment.
         let host = Ipv4Addr::from_bits(0x7f00_0000 | (std::process::id() & 0x00ff_ffff));
         let mut child = aluco(home.path(), &["serve", "--port", port, "--host"])
             .arg(host.to_string())
             .args(args)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -165,11 +194,24 @@ impl Served {
         status.json().await.unwrap()
     }
 
-    /// Process id of the worker.
+    /// A number in the status, as soon as it is there and as it has to be.
+    pub(crate) async fn number_in_status(&self, at: &str, is_wanted: impl Fn(u64) -> bool) -> u64 {
+        let asked = Instant::now();
+        loop {
+            let status = self.status().await;
+            let number = status.pointer(at).and_then(Value::as_u64);
+            if let Some(number) = number.filter(|number| is_wanted(*number)) {
+                return number;
+            }
+            assert!(asked.elapsed() < PATIENCE, "{at} of {status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Process id of the worker, as soon as there is one.
     pub(crate) async fn worker_pid(&self) -> u32 {
-        let status = self.status().await;
-        let pid = status["workers"][0]["hello"]["pid"].as_u64();
-        u32::try_from(pid.expect("a worker runs")).unwrap()
+        let pid = self.number_in_status("/workers/0/hello/pid", |_| true);
+        u32::try_from(pid.await).unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -207,6 +249,15 @@ pub(crate) fn assert_gone(pid: u32) {
     let begun = Instant::now();
     while is_running(pid) {
         assert!(begun.elapsed() < PATIENCE, "process {pid} is still there");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Comes back when there is a file of this name.
+pub(crate) fn assert_there(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < PATIENCE, "no {}", path.display());
         thread::sleep(Duration::from_millis(10));
     }
 }
