@@ -8,6 +8,9 @@ use std::{fmt, sync::Arc};
 
 use super::reply::{Drawn, Job, Reply};
 
+/// So many tokens of one run are looked for among all that another tells of.
+const LIKELIEST: usize = 5;
+
 /// What replies are compared with.
 pub(super) struct Comparison {
     jobs: Arc<Vec<Job>>,
@@ -87,24 +90,33 @@ impl Comparison {
     }
 }
 
-/// How much likelier the token was than another one; without end if that is not among the likeliest.
+/// How much likelier the token was than another one; at least, if that is not among the likeliest: it comes behind the last of them.
 fn gap(drawn: &Drawn, other: &[u8]) -> f64 {
-    let other = drawn.best.iter().find(|(bytes, _)| bytes == other);
-    other.map_or(f64::INFINITY, |(_, logprob)| drawn.logprob - logprob)
+    let listed = drawn.best.iter().find(|(bytes, _)| bytes == other);
+    let (_, logprob) = listed.or(drawn.best.last()).unwrap();
+    drawn.logprob - logprob
 }
 
-/// Largest difference of the logprobs of tokens that both tell of.
+/// Largest difference of the logprobs that two runs gave to the likeliest tokens of either; without end if those are others altogether.
 fn shift(one: &Drawn, other: &Drawn) -> f64 {
+    shift_from(one, other).max(shift_from(other, one))
+}
+
+fn shift_from(one: &Drawn, other: &Drawn) -> f64 {
     let mut largest: f64 = 0.0;
+    let likeliest = &one.best[..one.best.len().min(LIKELIEST)];
     let mut met = 0;
-    for (bytes, logprob) in &one.best {
-        if let Some((_, beside)) = other.best.iter().find(|(other, _)| other == bytes) {
+    for (bytes, logprob) in likeliest {
+        let listed = other.best.iter().find(|(other, _)| other == bytes);
+        if let Some((_, beside)) = listed {
             largest = largest.max((logprob - beside).abs());
             met += 1;
+        } else if let Some((_, last)) = other.best.last() {
+            // It comes behind that one.
+            largest = largest.max(logprob - last);
         }
     }
-    // The likeliest ones of two runs are the same but for those at the end of the list, where many are as likely.
-    if met + 3 < one.best.len() {
+    if met * 2 < likeliest.len() {
         return f64::INFINITY;
     }
     largest

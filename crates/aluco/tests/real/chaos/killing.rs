@@ -129,7 +129,7 @@ pub(super) struct Pause {
     pub(super) load: Duration,
     /// From there until the first stream, and until the last one, had its next token.
     pub(super) restored: [Duration; 2],
-    /// The next worker died before all streams had their next token.
+    /// The next worker may have died before all streams had a token of it.
     pub(super) is_interrupted: bool,
     /// Tasks that may have wanted to run, per core: what takes a second alone takes so many of them.
     pub(super) crowding: f64,
@@ -144,6 +144,9 @@ impl Pause {
 
 /// Tasks per core that there may be where nobody has taken care that there are none.
 const CROWDING_MIN: f64 = 10.0;
+
+/// Turns in which a client hears everything that has been said to it.
+const TURNS: usize = 20;
 
 /// Longest time that is waited before a worker that runs is killed, in milliseconds.
 const LIFE_MS_MAX: u64 = 1500;
@@ -188,13 +191,28 @@ pub(super) async fn kill_again_and_again(
         })
         .await;
         let mut pause = pause(*way, at, &dead, &next, &next_tokens);
+        let own_tokens = own_tokens(patience, served, crowd).await;
         let next = journal::lives(&served.log()).swap_remove(index + 1);
         pause.is_interrupted = next
             .ended
-            .is_some_and(|at| next_tokens.iter().any(|it| *it > at));
+            .is_some_and(|at| own_tokens.iter().any(|it| *it > at));
         pauses.push(pause);
     }
     pauses
+}
+
+/// When each client heard a token that was none of those which the dead worker had said: they may still have been on their way when the next
+/// one had the model.
+async fn own_tokens(patience: Duration, served: &Served, crowd: &Crowd) -> Vec<SystemTime> {
+    // The clients live on this thread. However long it stood still, they have many turns meanwhile in which they hear what there is.
+    for _ in 0..TURNS {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let all_heard = SystemTime::now();
+    told_within(patience, served, "token of the next worker", |_| {
+        crowd.next_tokens(all_heard)
+    })
+    .await
 }
 
 fn pause(

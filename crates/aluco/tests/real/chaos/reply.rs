@@ -5,9 +5,6 @@ use std::time::{Duration, SystemTime};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-/// Likeliest tokens that are told beside each token.
-const ALTERNATIVES: u32 = 5;
-
 /// Something to say.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
@@ -16,6 +13,8 @@ pub(super) struct Job {
     pub(super) temperature: f64,
     pub(super) seed: u64,
     pub(super) tokens_max: u64,
+    /// Likeliest tokens that are told beside each token.
+    pub(super) alternatives: u32,
 }
 
 /// One token of a reply.
@@ -67,7 +66,7 @@ impl Job {
             "stream": true,
             "stream_options": {"include_usage": true},
             "logprobs": true,
-            "top_logprobs": ALTERNATIVES,
+            "top_logprobs": self.alternatives,
         });
         let request = client
             .post(format!("{url}/v1/chat/completions"))

@@ -1,42 +1,32 @@
 //! The supervisor itself is killed while it serves.
 
-use std::{fs, os::unix::fs::FileTypeExt as _, path::Path, time::Duration};
+use std::{fs, os::unix::fs::FileTypeExt as _, path::Path};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::crowd::STREAMS;
-use crate::served::{PATIENCE, Served, aluco, assert_gone, empty_home, output_of};
+use crate::served::{
+    FULL_PRECISION, PATIENCE, SAME_STEPS, Served, aluco, assert_gone, empty_home,
+    model_in_full_precision, output_of,
+};
 
 /// Text of some hundred tokens, no part of which is like another.
 fn long_text() -> String {
-    let numbers = (1_u32..200).map(|n| (n * 7919).to_string());
+    let numbers = (1_u32..100).map(|n| (n * 7919).to_string());
     numbers.collect::<Vec<_>>().join(" ")
 }
 
 /// A short answer to a long question; gives how many tokens of that were read from disk, and the answer.
-async fn ask(served: &Served) -> (u64, String) {
+async fn ask(served: &Served, model: &str) -> (u64, String) {
     let question = format!("{} What are these?", long_text());
-    let reply = served.chat(&question, json!({"max_tokens": 8})).await;
+    let fields = json!({"model": model, "max_tokens": 8});
+    let reply = served.chat(&question, fields).await;
     let reply: Value = reply.json().await.unwrap();
     let cached = &reply["timings"]["cache"]["disk_tokens"];
     let text = &reply["choices"][0]["message"]["content"];
     let cached = cached.as_u64().unwrap_or_else(|| panic!("{reply}"));
     (cached, text.as_str().unwrap().to_owned())
-}
-
-/// Waits until something is stored on disk.
-async fn stored(served: &Served) {
-    let asked = tokio::time::Instant::now();
-    loop {
-        let status = served.status().await;
-        let bytes = &status["models"][0]["activity"]["cache"]["disk_written_bytes"];
-        if bytes.as_u64() > Some(0) {
-            return;
-        }
-        assert!(asked.elapsed() < PATIENCE, "nothing is stored: {status}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Sockets and locks below a folder.
@@ -60,22 +50,19 @@ async fn a_supervisor_killed_with_eight_streams_leaves_what_it_stored_and_nothin
     let home = empty_home();
     let cache = home.path().join("cache");
     let folder = cache.to_str().unwrap();
-    let options = [
-        "--parallel",
-        "8",
-        "--context",
-        "40000",
-        "--cache-dir",
-        folder,
-        "--cache-disk",
-        "256MiB",
-    ];
+    let mut options = vec!["--parallel", "8", "--context", "12288"];
+    options.extend(["--cache-dir", folder, "--cache-disk", "256MiB"]);
+    // The same answer has to come of what was computed at once and of what was read from disk.
+    options.extend(FULL_PRECISION);
+    options.extend(SAME_STEPS);
+    let model = model_in_full_precision();
     let mut served = Served::start(&options);
-    let (read, answer) = ask(&served).await;
+    let (read, answer) = ask(&served, &model).await;
     assert_eq!(read, 0);
     // What was used again is worth a place on disk.
-    assert_eq!(ask(&served).await.1, answer);
-    stored(&served).await;
+    assert_eq!(ask(&served, &model).await.1, answer);
+    let written = "/models/0/activity/cache/disk_written_bytes";
+    served.number_in_status(written, |bytes| bytes > 0).await;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
         streams.push(served.endless_stream().await);
@@ -98,7 +85,7 @@ async fn a_supervisor_killed_with_eight_streams_leaves_what_it_stored_and_nothin
     assert_eq!(verified["damaged"], json!([]));
 
     let next = Served::start_at(&port, &options);
-    let (read, again) = ask(&next).await;
+    let (read, again) = ask(&next, &model).await;
     assert!(read >= 256, "{read} tokens were read from disk");
     assert_eq!(again, answer);
 }

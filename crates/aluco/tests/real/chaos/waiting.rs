@@ -18,7 +18,8 @@ const EXCESS_MAX: Duration = Duration::from_secs(1);
 const EXCESS_STEPS_MAX: u32 = 2;
 
 /// To restore costs no more than it took to say it in the first place: a step per token of the longest stream, as all go on side by side, with
-/// room for a machine that is three times as busy then, and for steps that begin late, which count where there is little to restore.
+/// room for a machine that is three times as busy then, and for steps that begin late, which count where there is little to restore. It stands
+/// still for as long as it may otherwise, too.
 const RESTORE_FACTOR_MAX: u32 = 3;
 const RESTORE_STEPS_BESIDE: u32 = 64;
 
@@ -90,13 +91,12 @@ impl Waits {
         for wait in &self.waits {
             let suspects = self.of_death(wait.death).filter(|it| it.is_suspect);
             let trials = suspects.map(|it| it.restored + (SAME_PLACE_TOKENS + 1) * self.step);
-            let excess_max = EXCESS_MAX.mul_f64(pauses[wait.death].crowding)
-                + EXCESS_STEPS_MAX * self.step
-                + trials.sum::<Duration>();
+            let beside_max = EXCESS_MAX.mul_f64(pauses[wait.death].crowding);
+            let excess_max = beside_max + EXCESS_STEPS_MAX * self.step + trials.sum::<Duration>();
             assert!(wait.excess() <= excess_max, "{wait}, not {excess_max:?}");
             let longest = self.of_death(wait.death).map(|it| it.context_tokens).max();
             let steps_max = longest.unwrap_or_default() * RESTORE_FACTOR_MAX + RESTORE_STEPS_BESIDE;
-            let restored_max = self.step * steps_max;
+            let restored_max = self.step * steps_max + beside_max;
             assert!(
                 wait.restored <= restored_max,
                 "{wait}, not {restored_max:?}"
