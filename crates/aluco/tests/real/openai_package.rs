@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::served::{Served, model};
+use crate::served::{FULL_PRECISION, SAME_STEPS, Served, model_in_full_precision};
 
 #[tokio::test]
 #[ignore = "needs the worker, a model and the openai package: make test"]
@@ -10,14 +10,16 @@ async fn openais_own_package_drives_the_server() {
     let packages = std::env::var_os("ALUCO_TEST_PYTHON_PACKAGES")
         .map(PathBuf::from)
         .expect("ALUCO_TEST_PYTHON_PACKAGES is not set; run this by: make test");
-    let served = Served::start(&["--context", "2048"]);
+    // In full precision an answer is the same whether its prompt was computed or stored, and whatever lies beside.
+    let options = [&["--context", "2048"], &FULL_PRECISION[..], &SAME_STEPS].concat();
+    let served = Served::start(&options);
     let output = Command::new("python3")
         // From the folder of the package, where tests run.
         .arg("../../tests/python/openai_client.py")
         .env("PYTHONPATH", packages)
         .env("ALUCO_URL", &served.url)
         .env("NO_PROXY", "*")
-        .env("ALUCO_MODEL", model())
+        .env("ALUCO_MODEL", model_in_full_precision())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
