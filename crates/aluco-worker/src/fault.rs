@@ -3,8 +3,8 @@
 //! `ALUCO_FAULT=abort-in-decode:37` aborts the process within its 37th step; `hang-in-decode:37` has that step never end. With a path
 //! behind it, as in `abort-in-decode:37:/tmp/once`, it happens only if that file can be made, so to one worker and not to the next.
 //! `wait-in-decode:37:/tmp/pipe` holds that step until somebody has opened this named pipe for writing and closed it again, so that a test
-//! can see to it that something happens in mid-step. Several of these stand with semicolons between them.
-//! `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
+//! can see to it that something happens in mid-step. `abort-in-tokenize:abracadabra` aborts where a prompt with that word is tokenized.
+//! Several of these stand with semicolons between them.
 
 use std::{
     fs::{self, File},
@@ -89,10 +89,16 @@ fn variable() -> Option<&'static str> {
     TEXT.get_or_init(|| std::env::var(VARIABLE).ok()).as_deref()
 }
 
+/// The words that must not be tokenized.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(';')
+        .filter_map(|part| part.strip_prefix("abort-in-tokenize:"))
+}
+
 /// Aborts if that was asked for where this text is tokenized.
 pub(crate) fn in_tokenize(text: &str) {
-    let word = variable().and_then(|it| it.strip_prefix("abort-in-tokenize:"));
-    if word.is_some_and(|word| text.contains(word)) {
+    let mut words = variable().into_iter().flat_map(words);
+    if words.any(|word| text.contains(word)) {
         eprintln!("aborted in the tokenizer as {VARIABLE} asks for");
         std::process::abort();
     }
@@ -136,6 +142,13 @@ mod tests {
         ] {
             assert_eq!(Fault::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_word_that_breaks_the_tokenizer_stands_beside_other_faults() {
+        let text = "wait-in-decode:2:/tmp/pipe;abort-in-tokenize:abra;abort-in-tokenize:cadabra";
+        assert_eq!(words(text).collect::<Vec<_>>(), ["abra", "cadabra"]);
+        assert_eq!(Fault::all(text).len(), 1);
     }
 
     #[test]
