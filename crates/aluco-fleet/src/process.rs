@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::AsyncReadExt,
     net::UnixStream,
     process::{Child, ChildStderr, Command},
     sync::mpsc,
@@ -32,6 +32,12 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the last bytes of a dead worker's socket and standard error are waited for. They are there already, unless a child of
 /// the worker holds the other end.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Reads of [`READ_BYTES`] by which the last bytes are taken: more than a pipe of the usual size holds.
+const LAST_READS_MAX: usize = 64;
+
+/// Of standard error, at once.
+const READ_BYTES: usize = 8192;
 
 /// How far back the kernel's log is read after a death: a hang is reported long before the process ends.
 const KERNEL_LOG_SPAN: Duration = Duration::from_secs(120);
@@ -109,6 +115,8 @@ pub(crate) struct Surroundings {
     pub(crate) reader: JoinHandle<ReadEnd>,
     /// Reads standard error.
     pub(crate) stderr: JoinHandle<()>,
+    /// It has been read for long enough; what it says already is taken nevertheless.
+    pub(crate) enough: CancellationToken,
     /// What standard error said.
     pub(crate) tail: Arc<Mutex<LineTail>>,
     /// Orders. When all senders are gone, nobody needs the process any more.
@@ -168,8 +176,11 @@ pub(crate) async fn keep(
         let _ = timeout(DRAIN_GRACE, &mut around.reader).await;
         around.reader.abort();
     }
-    let _ = timeout(DRAIN_GRACE, &mut around.stderr).await;
-    around.stderr.abort();
+    if timeout(DRAIN_GRACE, &mut around.stderr).await.is_err() {
+        around.enough.cancel();
+        // It can only fail with the runtime.
+        let _ = around.stderr.await;
+    }
     let status = if let Ok(status) = status {
         status.ok()
     } else {
@@ -248,19 +259,34 @@ pub(crate) fn describe(status: ExitStatus) -> String {
     format!("it was ended by {name}")
 }
 
-/// Reads standard error to its end; each line becomes a log event.
-pub(crate) async fn read_stderr(mut stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<LineTail>>) {
-    let mut buffer = vec![0; 8192];
+/// Reads standard error to its end, or until it is `enough`; each line becomes a log event.
+pub(crate) async fn read_stderr(
+    mut stderr: ChildStderr,
+    tail: Arc<Mutex<LineTail>>,
+    enough: CancellationToken,
+) {
+    let log = |line: &str| tracing::warn!(target: "aluco::worker", "{line}");
+    let tail = || tail.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = vec![0; READ_BYTES];
     loop {
-        let bytes = stderr.read(&mut buffer).await.unwrap_or(0);
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = |line: &str| tracing::warn!(target: "aluco::worker", "{line}");
+        let bytes = tokio::select! {
+            biased;
+            () = enough.cancelled() => break,
+            bytes = stderr.read(&mut buffer) => bytes.unwrap_or(0),
+        };
         if bytes == 0 {
-            tail.finish(log);
-            return;
+            return tail().finish(log);
         }
-        tail.push(&buffer[..bytes], log);
+        tail().push(&buffer[..bytes], log);
     }
+    // If this process stood still, time is over before the runtime has looked what is there; the pipe itself knows.
+    for _ in 0..LAST_READS_MAX {
+        match rustix::io::read(&stderr, &mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(bytes) => tail().push(&buffer[..bytes], log),
+        }
+    }
+    tail().finish(log);
 }
 
 /// The last lines of a stream.
@@ -328,6 +354,28 @@ mod tests {
             describe(ExitStatus::from_raw(63)),
             "it was ended by signal 63"
         );
+    }
+
+    #[tokio::test]
+    async fn what_was_said_is_heard_even_if_time_is_over_and_somebody_holds_the_pipe() {
+        let mut holder = std::process::Command::new("sh")
+            .args(["-c", "echo last words >&2; echo >&1; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0];
+        std::io::Read::read_exact(&mut holder.stdout.take().unwrap(), &mut said).unwrap();
+        let stderr = ChildStderr::from_std(holder.stderr.take().unwrap()).unwrap();
+        let tail = Arc::new(Mutex::new(LineTail::default()));
+        let enough = CancellationToken::new();
+        enough.cancel();
+        read_stderr(stderr, tail.clone(), enough).await;
+        assert!(holder.try_wait().unwrap().is_none(), "it holds the pipe");
+        assert_eq!(tail.lock().unwrap().last_words(), ["last words"]);
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
     }
 
     #[test]

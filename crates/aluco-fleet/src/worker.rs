@@ -74,14 +74,16 @@ impl Worker {
         let (read_half, write_half) = socket.into_split();
         let (control, control_receiver) = mpsc::unbounded_channel();
         let tail = Arc::new(Mutex::new(LineTail::default()));
+        let enough = CancellationToken::new();
         tokio::spawn(connection::write(write_half, frames));
         let around = Surroundings {
             reader: tokio::spawn(
                 connection::read(read_half, connection.clone()).instrument(span.clone()),
             ),
             stderr: tokio::spawn(
-                process::read_stderr(stderr, tail.clone()).instrument(span.clone()),
+                process::read_stderr(stderr, tail.clone(), enough.clone()).instrument(span.clone()),
             ),
+            enough,
             tail,
             control: control_receiver,
             kill: nursery.kill.clone(),
