@@ -2,11 +2,13 @@
 //!
 //! A short reply is computed again token by token, as it was at first, so a stream that runs alone goes on with the very same logits. Beside
 //! others a token is computed in batches of other sizes each time, which moves the last bits of logits, and a near tie may fall the other way.
+//!
+//! A worker whose death is awaited holds in a step until then, so that no stream comes to its end first, whoever stands still meanwhile.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -17,23 +19,31 @@ use aluco_fleet::{
         Sampling, Speculation, Token, Usage,
     },
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, mknodat},
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::{PATIENCE, model, named, store};
+use crate::{PATIENCE, model, named, roomy_machine, store, until};
 
-/// So many that no stream is at its end before it is killed, also where the one who kills it is held up.
-const TOKENS: u32 = 160;
+/// More than the steps of all workers that are killed together.
+const TOKENS: u32 = 120;
+
+/// A worker that holds so many steps behind that of a token has sent this one: the three between may wait for the end of a character.
+const STEPS_BEHIND: usize = 4;
 
 /// Longest pause after a worker was stopped: it is noticed after 2 s and the next heartbeat, then the model is loaded again.
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 fn config(folder: &TempDir) -> FleetConfig {
     FleetConfig {
         worker_binary: Some(named("ALUCO_TEST_WORKER")),
         restart_backoff: Duration::from_millis(20),
         fallback_after_deaths: None,
+        memory_root: roomy_machine(folder),
         load_options: LoadOptions {
             context_tokens: Some(4096),
             sequences_max: 8,
@@ -57,17 +67,59 @@ fn fleet(folder: &TempDir) -> Fleet {
     Fleet::new(config(folder))
 }
 
-/// The worker as it is, but with a fault in its environment.
-fn faulty_worker(folder: &TempDir, fault: &str) -> PathBuf {
+/// A fleet whose workers have these faults, and what [`hold_next`] says beside.
+fn faulty_fleet(folder: &TempDir, faults: &str) -> Fleet {
+    Fleet::new(FleetConfig {
+        worker_binary: Some(faulty_worker(folder, faults)),
+        ..config(folder)
+    })
+}
+
+/// The worker as it is, but with faults in its environment.
+fn faulty_worker(folder: &TempDir, faults: &str) -> PathBuf {
     let path = folder.path().join("worker");
     let worker = named("ALUCO_TEST_WORKER");
     let script = format!(
-        "#!/bin/sh\nALUCO_FAULT='{fault}' exec '{}' \"$@\"\n",
+        "#!/bin/sh\n\
+         folder='{}'\n\
+         export ALUCO_FAULT='{faults}'\n\
+         [ \"$1\" = serve ] && mv \"$folder/next\" \"$folder/taken\" 2>/dev/null && ALUCO_FAULT=\"$ALUCO_FAULT;$(cat \"$folder/taken\")\"\n\
+         exec '{}' \"$@\"\n",
+        folder.path().display(),
         worker.display()
     );
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// Has the next faulty worker that starts hold in its step of this number, until somebody lets it go on: a pipe to be opened.
+fn hold_next(folder: &TempDir, step: usize) -> PathBuf {
+    let pipe = folder.path().join(format!("pipe-{step}"));
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let fault = format!("wait-in-decode:{step}:{}", pipe.display());
+    fs::write(folder.path().join("next"), fault).unwrap();
+    pipe
+}
+
+/// Waits until the worker holds; it goes on when what comes back is dropped.
+async fn reached(pipe: &Path) -> File {
+    let opening = async {
+        loop {
+            let mut options = OpenOptions::new();
+            options.write(true);
+            options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+            match options.open(pipe) {
+                Ok(pipe) => return pipe,
+                Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => panic!("{}: {error}", pipe.display()),
+            }
+        }
+    };
+    let opened = tokio::time::timeout(PATIENCE, opening).await;
+    opened.expect("the worker comes to this step")
 }
 
 fn spec(prompt: &str, temperature: f32, seed: u32) -> GenerationSpec {
@@ -116,10 +168,6 @@ async fn read(
     (reply, generation.recovery())
 }
 
-async fn kill_worker(fleet: &Fleet) {
-    signal_worker(fleet, Signal::KILL).await;
-}
-
 async fn signal_worker(fleet: &Fleet, signal: Signal) {
     let worker = fleet.status().await.workers.into_iter().next();
     let pid = worker.expect("a worker runs").hello.pid;
@@ -131,7 +179,7 @@ async fn signal_worker(fleet: &Fleet, signal: Signal) {
 #[ignore = "needs the worker and a model: make test"]
 async fn a_stream_that_is_killed_at_any_token_says_what_it_would_have_said() {
     let folder = tempfile::tempdir().unwrap();
-    let fleet = fleet(&folder);
+    let calm = fleet(&folder);
     let prompts = [
         "The tawny owl is a bird that",
         "Once upon a time",
@@ -141,32 +189,39 @@ async fn a_stream_that_is_killed_at_any_token_says_what_it_would_have_said() {
     for (temperature, seed) in [(0.0, 1), (0.8, 7), (1.2, 42)] {
         for (index, prompt) in prompts.iter().enumerate() {
             let spec = spec(prompt, temperature, seed);
-            let (expected, calm) = read(&fleet, spec.clone(), None).await;
-            assert_eq!(calm.restarts, 0);
+            let (expected, undisturbed) = read(&calm, spec.clone(), None).await;
+            assert_eq!(undisturbed.restarts, 0);
             let at = [3, 40, 77][index];
+            let folder = tempfile::tempdir().unwrap();
+            hold_next(&folder, at + STEPS_BEHIND);
+            let fleet = faulty_fleet(&folder, "");
             let (news, mut heard) = mpsc::unbounded_channel();
             let killing = async {
                 while heard.recv().await.is_some_and(|tokens| tokens < at) {}
-                kill_worker(&fleet).await;
+                signal_worker(&fleet, Signal::KILL).await;
             };
             let ((reply, recovery), ()) = tokio::join!(read(&fleet, spec, Some(news)), killing);
             assert_eq!(recovery.restarts, 1, "{prompt}");
-            let went_on_at = recovery.resumed_at_tokens[0];
-            assert!(went_on_at as usize >= at, "{went_on_at}");
+            let went_on_at = recovery.resumed_at_tokens[0] as usize;
+            assert!(
+                (at..at + STEPS_BEHIND).contains(&went_on_at),
+                "{went_on_at}"
+            );
             assert_eq!(reply.text, expected.text, "resumed at {went_on_at}");
             assert_eq!(reply.tokens, expected.tokens);
             assert_eq!(reply.usage.generated_tokens, TOKENS);
             assert_eq!(reply.usage.prompt_tokens, expected.usage.prompt_tokens);
+            fleet.shutdown(Duration::ZERO).await;
         }
     }
-    fleet.shutdown(Duration::ZERO).await;
+    calm.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test]
 #[ignore = "needs the worker and a model: make test"]
 async fn eight_streams_that_are_killed_together_all_complete_without_a_token_twice_or_missing() {
     let folder = tempfile::tempdir().unwrap();
-    let fleet = fleet(&folder);
+    let calm = fleet(&folder);
     let specs: Vec<GenerationSpec> = (0..8)
         .map(|index| {
             let temperature = if index % 2 == 0 { 0.0 } else { 0.8 };
@@ -179,22 +234,30 @@ async fn eight_streams_that_are_killed_together_all_complete_without_a_token_twi
         .collect();
     let mut expected = Vec::new();
     for spec in &specs {
-        expected.push(read(&fleet, spec.clone(), None).await.0);
+        expected.push(read(&calm, spec.clone(), None).await.0);
     }
-    let (news, mut heard) = mpsc::unbounded_channel();
+    calm.shutdown(Duration::ZERO).await;
+    let mut pipe = hold_next(&folder, 24);
+    let fleet = faulty_fleet(&folder, "");
+    fleet.load(&model()).await.unwrap();
     let streams: Vec<_> = specs
         .into_iter()
         .map(|spec| {
-            let (fleet, news) = (fleet.clone(), news.clone());
-            tokio::spawn(async move { read(&fleet, spec, Some(news)).await })
+            let fleet = fleet.clone();
+            tokio::spawn(async move { read(&fleet, spec, None).await })
         })
         .collect();
-    drop(news);
-    for at in [20, 50, 80] {
-        while heard.recv().await.is_some_and(|tokens| tokens < at) {}
-        kill_worker(&fleet).await;
-        // What the dead one had sent is no news.
-        while heard.try_recv().is_ok() {}
+    for next in [Some(30), Some(40), None] {
+        let held = reached(&pipe).await;
+        until(&fleet, "all streams are in the worker", |status| {
+            status.models.iter().any(|model| model.requests == 8)
+        })
+        .await;
+        if let Some(step) = next {
+            pipe = hold_next(&folder, step);
+        }
+        signal_worker(&fleet, Signal::KILL).await;
+        drop(held);
     }
     let mut same = 0;
     for (stream, expected) in streams.into_iter().zip(&expected) {
@@ -243,15 +306,16 @@ async fn a_worker_that_aborts_in_the_midst_of_a_step_is_named_and_its_stream_goe
 #[ignore = "needs the worker and a model: make test"]
 async fn a_prompt_that_breaks_the_tokenizer_is_refused_and_the_stream_beside_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let calm = spec("The tawny owl is a bird that", 0.8, 7);
-    let fleet = Fleet::new(FleetConfig {
-        worker_binary: Some(faulty_worker(&folder, "abort-in-tokenize:abracadabra")),
-        ..config(&folder)
-    });
-    let (expected, _) = read(&fleet, calm.clone(), None).await;
+    let whole = spec("The tawny owl is a bird that", 0.8, 7);
+    let calm = fleet(&folder);
+    let (expected, _) = read(&calm, whole.clone(), None).await;
+    calm.shutdown(Duration::ZERO).await;
+    let at = 20;
+    hold_next(&folder, at + STEPS_BEHIND);
+    let fleet = faulty_fleet(&folder, "abort-in-tokenize:abracadabra");
     let (news, mut heard) = mpsc::unbounded_channel();
     let breaking = async {
-        while heard.recv().await.is_some_and(|tokens| tokens < 20) {}
+        while heard.recv().await.is_some_and(|tokens| tokens < at) {}
         let broken = || spec("Say abracadabra", 0.0, 1);
         let first = match fleet.generate(&model(), broken()).await {
             Ok(mut stream) => match tokio::time::timeout(PATIENCE, stream.next()).await {
@@ -268,13 +332,15 @@ async fn a_prompt_that_breaks_the_tokenizer_is_refused_and_the_stream_beside_it_
         (first.message, again.message)
     };
     let ((reply, recovery), (first, again)) =
-        tokio::join!(read(&fleet, calm, Some(news)), breaking);
+        tokio::join!(read(&fleet, whole, Some(news)), breaking);
     for message in [first, again] {
         assert!(message.contains("aborted in the tokenizer"), "{message}");
     }
     assert_eq!(reply.text, expected.text);
     assert_eq!(reply.tokens, expected.tokens);
     println!("{recovery:?}");
+    let went_on_at = recovery.resumed_at_tokens[0] as usize;
+    assert!((at..at + STEPS_BEHIND).contains(&went_on_at));
     assert!((1..=4).contains(&recovery.restarts), "{recovery:?}");
     fleet.shutdown(Duration::ZERO).await;
 }
@@ -283,26 +349,45 @@ async fn a_prompt_that_breaks_the_tokenizer_is_refused_and_the_stream_beside_it_
 #[ignore = "needs the worker and a model: make test"]
 async fn a_stopped_worker_costs_a_pause_of_seconds() {
     let folder = tempfile::tempdir().unwrap();
-    let fleet = fleet(&folder);
+    let at = 20;
+    let step = at + STEPS_BEHIND;
+    hold_next(&folder, step);
+    let fleet = Fleet::new(FleetConfig {
+        worker_binary: Some(faulty_worker(&folder, "")),
+        // For silence alone nobody is given up here.
+        heartbeat_timeout: 10 * PAUSE_MAX,
+        ..config(&folder)
+    });
     let (news, mut heard) = mpsc::unbounded_channel();
     let stopping = async {
-        while heard.recv().await.is_some_and(|tokens| tokens < 20) {}
+        while heard.recv().await.is_some_and(|tokens| tokens < at) {}
+        // Once it has said what it does, it has answered every ping from before it was asked.
+        let asked = until_answered(&fleet).await;
         signal_worker(&fleet, Signal::STOP).await;
-        let stopped = Instant::now();
-        // What was on its way when it was stopped is no sign of life.
-        let settled = tokio::time::Instant::now() + Duration::from_millis(500);
-        while let Ok(Some(_)) = tokio::time::timeout_at(settled, heard.recv()).await {}
-        heard.recv().await.expect("the stream goes on");
-        stopped.elapsed()
+        // The token of the step in which it was held is another worker's.
+        while heard.recv().await.expect("the stream goes on") < step {}
+        asked.elapsed()
     };
     let spec = spec("Once upon a time", 0.0, 1);
     let ((reply, recovery), pause) = tokio::join!(read(&fleet, spec, Some(news)), stopping);
-    println!("the next token came {pause:.2?} after the stop");
+    println!("the token of the step that was stopped came {pause:.2?} later");
     assert_eq!(reply.tokens.len(), TOKENS as usize);
     assert_eq!(recovery.restarts, 1);
+    assert!((at..step).contains(&(recovery.resumed_at_tokens[0] as usize)));
     assert!(pause >= config(&folder).stopped_timeout, "{pause:.2?}");
     assert!(pause < PAUSE_MAX, "{pause:.2?}");
     let mishaps = fleet.status().await.mishaps;
     assert_eq!(mishaps.worker_deaths.get("stopped"), Some(&1));
     fleet.shutdown(Duration::ZERO).await;
+}
+
+/// Waits until the worker says what it does; gives when it was asked.
+async fn until_answered(fleet: &Fleet) -> Instant {
+    loop {
+        let asked = Instant::now();
+        let status = fleet.status().await;
+        if status.models.iter().any(|model| model.activity.is_some()) {
+            return asked;
+        }
+    }
 }

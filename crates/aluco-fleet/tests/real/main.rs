@@ -4,9 +4,16 @@
 mod deaths;
 mod memory;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use aluco_fleet::proto::{GenerationSpec, Prompt, Sampling};
+use aluco_fleet::{
+    Fleet, FleetStatus,
+    proto::{GenerationSpec, Prompt, Sampling},
+};
 use aluco_model::{Store, StoreConfig};
 use tempfile::TempDir;
 
@@ -48,4 +55,38 @@ fn spec(prompt: Prompt, sampling: Sampling, tokens_max: u32) -> GenerationSpec {
         client: String::new(),
         namespace: String::new(),
     }
+}
+
+/// Has a machine that is made up have 64 GiB, of which so much is available. What else runs here puts no pressure on it.
+fn machine(root: &Path, available_mib: u64) {
+    fs::create_dir_all(root.join("proc")).unwrap();
+    let text = format!(
+        "MemTotal: {} kB\nMemAvailable: {} kB\n",
+        64 << 20,
+        available_mib << 10
+    );
+    let new = root.join("proc/meminfo.new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, root.join("proc/meminfo")).unwrap();
+}
+
+/// One that has memory enough.
+fn roomy_machine(folder: &TempDir) -> PathBuf {
+    let root = folder.path().join("machine");
+    machine(&root, 48 << 10);
+    root
+}
+
+async fn until(fleet: &Fleet, what: &str, is_so: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
+    let looking = async {
+        loop {
+            let status = fleet.status().await;
+            if is_so(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, looking).await;
+    seen.unwrap_or_else(|_| panic!("never seen: {what}"))
 }
