@@ -268,6 +268,7 @@ async fn models_that_take_turns_in_one_place_leave_nothing_behind_in_the_worker(
     eprintln!("at least {early:?} in the first half, {late:?} in the second, of {measured:?}");
     assert!(late.files <= early.files, "{early:?} became {late:?}");
     assert!(late.threads <= early.threads, "{early:?} became {late:?}");
+    assert_eq!(late.mappings, 0, "{early:?} became {late:?}");
     assert!(
         late.memory_bytes < early.memory_bytes + 2 * MIB,
         "{early:?} became {late:?}"
@@ -282,6 +283,8 @@ struct Footprint {
     memory_bytes: u64,
     files: u64,
     threads: u64,
+    /// Places in memory where files of models are mapped.
+    mappings: u64,
 }
 
 impl Footprint {
@@ -304,6 +307,7 @@ impl Footprint {
             memory_bytes: least(|it| it.memory_bytes),
             files: least(|it| it.files),
             threads: least(|it| it.threads),
+            mappings: least(|it| it.mappings),
         }
     }
 
@@ -315,6 +319,7 @@ impl Footprint {
             .find_map(|line| line.strip_prefix("RssAnon:"))
             .and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
             .unwrap();
+        let maps = fs::read_to_string(process.join("maps")).unwrap();
         let count = |folder: &str| {
             let entries = fs::read_dir(process.join(folder)).unwrap();
             entries.count() as u64
@@ -324,6 +329,7 @@ impl Footprint {
             memory_bytes: memory * 1024,
             files: count("fd"),
             threads: count("task"),
+            mappings: maps.matches(".gguf").count() as u64,
         }
     }
 }

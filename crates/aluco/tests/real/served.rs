@@ -178,7 +178,17 @@ impl Served {
 
     /// A stream without a near end, after its first words. Reads on by `chunk`.
     pub(crate) async fn endless_stream(&self) -> Response {
-        let fields = json!({"stream": true, "max_tokens": ENDLESS_TOKENS, "ignore_eos": true});
+        self.endless_stream_of(&model()).await
+    }
+
+    /// The same of another model than the usual one.
+    pub(crate) async fn endless_stream_of(&self, model: &str) -> Response {
+        let fields = json!({
+            "model": model,
+            "stream": true,
+            "max_tokens": ENDLESS_TOKENS,
+            "ignore_eos": true,
+        });
         let mut stream = self.chat("Count to a million.", fields).await;
         assert_eq!(stream.status(), 200, "{}", self.log());
         for _ in 0..3 {

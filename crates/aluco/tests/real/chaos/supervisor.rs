@@ -65,7 +65,7 @@ async fn a_supervisor_killed_with_eight_streams_leaves_what_it_stored_and_nothin
     served.number_in_status(written, |bytes| bytes > 0).await;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
-        streams.push(served.endless_stream().await);
+        streams.push(served.endless_stream_of(&model).await);
     }
     let worker = served.worker_pid().await;
     let port = served.url.rsplit(':').next().unwrap().to_owned();
