@@ -55,8 +55,16 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Share of the context that parked sequences may keep, unless asked otherwise.
 const DEVICE_SHARE: u32 = 8;
 
-/// How long writing to disk may hold up an unload.
+/// How long writing to disk may hold up an unload. `ALUCO_FLUSH_SECONDS` sets it, for tests, which wait for a slow disk rather than go
+/// without what it was to keep.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
+
+fn flush_patience() -> Duration {
+    std::env::var("ALUCO_FLUSH_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(FLUSH_PATIENCE, Duration::from_secs)
+}
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -316,7 +324,7 @@ impl ModelLoop {
     fn close(&mut self) {
         while self.give_up_parked(None) {}
         if let Some(store) = &self.store
-            && !store.flush(FLUSH_PATIENCE)
+            && !store.flush(flush_patience())
         {
             tracing::warn!("not all prompts were written to disk in time");
         }

@@ -1,12 +1,13 @@
 //! Random clients for a while, with too few cells and too little memory for all: every request ends, and nothing is lost.
 //!
-//! `ALUCO_SOAK_SECONDS` makes it last longer, `ALUCO_SOAK_SEED` repeats one.
+//! `ALUCO_SOAK_SECONDS` makes it last longer. The requests are drawn from the same seed each time, or from that in `ALUCO_SOAK_SEED`; with `now`
+//! there from the time, which is told.
 
 mod support;
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use aluco_proto::{
@@ -16,6 +17,7 @@ use aluco_proto::{
 use support::{Outcome, Worker, greedy, tiny, turns};
 use tiny::Kind;
 
+const SEED: u64 = 1;
 const CONTEXT_TOKENS: u32 = 2048;
 const IN_FLIGHT_MAX: usize = 10;
 
@@ -40,7 +42,17 @@ impl Random {
 }
 
 fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn seed() -> u64 {
+    const NAME: &str = "ALUCO_SOAK_SEED";
+    if std::env::var(NAME).is_ok_and(|text| text == "now") {
+        return UNIX_EPOCH.elapsed().unwrap().as_secs();
+    }
+    variable(NAME).unwrap_or(SEED)
 }
 
 /// A request that runs, and the choices that it has to end with.
@@ -71,10 +83,7 @@ fn spec(random: &mut Random, histories: &[Vec<Token>]) -> GenerationSpec {
 }
 
 fn soaks(kind: Kind, speculation: Speculation) {
-    let seed = variable("ALUCO_SOAK_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.unwrap().as_secs()
-    });
+    let seed = seed();
     let seconds = variable("ALUCO_SOAK_SECONDS").unwrap_or(10);
     eprintln!("{kind}: ALUCO_SOAK_SEED={seed}");
     let mut random = Random(seed);

@@ -34,7 +34,8 @@ fn undisturbed(file: &Path, options: &LoadOptions, specs: &[GenerationSpec]) -> 
     worker.finish(&requests)
 }
 
-/// A worker that has been asked all of this before its first step is over.
+/// A worker that has been asked all of this before it computes any of it. How much of a prompt goes into a step beside streams is a matter of
+/// time; so these meet before the first of them is one.
 fn ask(
     file: &Path,
     options: LoadOptions,
@@ -43,10 +44,7 @@ fn ask(
     let gate = Gate::at(1);
     let mut worker = Worker::with_gate(&gate);
     worker.load_file(file, options);
-    let requests = ask(&mut worker);
-    let held = gate.reached();
-    worker.until_prepared();
-    drop(held);
+    let requests = worker.ask_at_once(&gate, ask);
     (worker, requests)
 }
 
@@ -67,8 +65,10 @@ fn interrupted(
     let is_short = |outcome: &Outcome| outcome.tokens.first().is_none_or(|it| it.len() < tokens);
     while outcomes.iter().any(is_short) {
         if let Event::Generation { request, event } = worker.event() {
-            let index = requests.iter().position(|it| *it == request).unwrap();
-            outcomes[index].take(event);
+            let index = requests.iter().position(|it| *it == request);
+            if let Some(index) = index {
+                outcomes[index].take(event);
+            }
         }
     }
     worker.kill();
@@ -132,6 +132,8 @@ fn eight_go_on(kind: Kind) {
         kv_type_v: KvType::F32,
         flash_attention: FlashAttention::Off,
         sequences_max: 8,
+        // All that is known of all of them.
+        micro_batch_tokens: 2048,
         cache: CacheOptions {
             folder: Some(folder.path().to_owned()),
             // Else a disk that is nearly full is complained of.
@@ -159,15 +161,20 @@ fn eight_go_on(kind: Kind) {
         assert!(!said.ended, "a reply is to be killed in its middle");
         check(expected, said, rest);
     }
-    // What is neither put back nor prefill was computed one by one: some by the one that came first, until the next one came.
     let activity = worker.activity();
     let cache = &activity.cache;
     let put_back = cache.device_hit_tokens + cache.ram_hit_tokens + cache.disk_hit_tokens;
     let sent_tokens: u64 = said.iter().map(|it| it.tokens[0].len() as u64).sum();
-    let known = (specs.len() * PROMPT_TOKENS) as u64 + sent_tokens;
-    let retraced = known - put_back - activity.prefill_tokens;
-    eprintln!("{kind}: {retraced} of {sent_tokens} retraced, {put_back} put back");
-    assert!(retraced < sent_tokens / 4, "{retraced} of {sent_tokens}");
+    // Those of the first step belong to another request.
+    let known = (specs.len() * PROMPT_TOKENS) as u64 + sent_tokens + 1;
+    let computed_at_once = put_back + activity.prefill_tokens;
+    eprintln!("{kind}: {computed_at_once} of {known} at once, {put_back} put back");
+    // A last token that is left is computed as all after it are.
+    let least = known - specs.len() as u64;
+    assert!(
+        (least..=known).contains(&computed_at_once),
+        "{least}..={known}"
+    );
     assert_eq!(worker.complaints, [] as [String; 0]);
 }
 

@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aluco_prefix::Fetched;
@@ -39,6 +39,9 @@ pub(super) struct Outcome {
     pub(super) replies: HashMap<(RequestId, u32), Reply>,
     pub(super) usage: Usage,
 }
+
+/// More than any step takes: how many prompt tokens go into one beside streams does not depend on how fast the machine is.
+const TPOT: Duration = Duration::from_secs(3600);
 
 /// A greedy request without a bound, of one choice.
 pub(super) fn start(request: u64, prompt: Vec<Token>) -> Start {
@@ -145,7 +148,7 @@ pub(super) fn model_loop(
         store: None,
         memo: Arc::new(TokenMemo::default()),
         device_tokens: Some(0),
-        tpot: None,
+        tpot: Some(TPOT),
         governor: None,
         speculates,
     };

@@ -13,8 +13,7 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-/// How long is waited for a worker to come to a gate.
-const PATIENCE: Duration = Duration::from_secs(120);
+use super::PATIENCE;
 
 /// Holds the step of this number, counted over the life of a worker.
 pub struct Gate {

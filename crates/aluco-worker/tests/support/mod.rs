@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aluco_prefix::disk;
 use aluco_proto::{
     CacheOptions, CacheReport, Command, Event, FinishReason, GenerationEvent, GenerationSpec,
     LoadOptions, LoadedModel, LogLevel, ModelActivity, ModelHandle, PROTOCOL_VERSION, Prompt,
@@ -53,8 +54,24 @@ pub fn without_cache() -> CacheOptions {
     }
 }
 
-/// How long is waited for what a worker does behind its replies.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long is waited for whatever a worker does: it may be slow, and so may its disk.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Nothing is written to a disk that has less room than a store leaves free, and what a test writes.
+const FREE_BYTES_MIN: u64 = (2 << 30) + (256 << 20);
+
+/// Where a test that stores prompts would not store any, that is said, not what comes of it.
+fn check_room(cache: &CacheOptions) {
+    let Some(folder) = cache.folder.as_deref() else {
+        return;
+    };
+    let free = disk::free_bytes(folder).unwrap();
+    assert!(
+        cache.disk_bytes == Some(0) || free >= FREE_BYTES_MIN,
+        "{} has room for {free} bytes, and this test needs {FREE_BYTES_MIN}: set TMPDIR to a folder that has",
+        folder.display()
+    );
+}
 
 /// A worker process at the other end of a socket.
 pub struct Worker {
@@ -85,19 +102,24 @@ impl Worker {
 
     /// A worker in whose environment there is this.
     pub fn with_variable(name: &str, value: &str) -> Self {
+        Self::with_variables([(name, value)])
+    }
+
+    /// A worker in whose environment there are these.
+    pub fn with_variables<const COUNT: usize>(variables: [(&str, &str); COUNT]) -> Self {
         let mut process = Process::new(env!("CARGO_BIN_EXE_aluco-worker"));
-        Self::spawn(process.env(name, value))
+        Self::spawn(process.envs(variables))
     }
 
     fn spawn(process: &mut Process) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let process = process
             .arg("serve")
+            .env("ALUCO_FLUSH_SECONDS", PATIENCE.as_secs().to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(120)))
-            .unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut writer = ours.try_clone().unwrap();
         let mut reader = BufReader::new(ours);
         write_frame(
@@ -158,8 +180,7 @@ impl Worker {
 
     /// Comes back when the worker has taken notice of all that was sent to it.
     pub fn until_heard(&mut self) {
-        self.send(&Command::Ping { sequence: 0 });
-        self.event_like(|event| matches!(event, Event::Pong { .. }));
+        self.steps();
     }
 
     /// Comes back when all prompts that were sent have been prepared and wait for the next step.
@@ -174,6 +195,27 @@ impl Worker {
             parse_special: false,
         });
         self.event_like(|event| matches!(event, Event::Tokens { .. }));
+    }
+
+    /// Has all of this be prepared before any of it is computed, so that it runs beside each other: the first step, which is that of another
+    /// request, waits for it at a gate.
+    pub fn ask_at_once<T>(&mut self, first_step: &Gate, ask: impl FnOnce(&mut Self) -> T) -> T {
+        // No other prompt begins like it.
+        self.generate(greedy(Prompt::Tokens(vec![3]), 1));
+        let held = first_step.reached();
+        let asked = ask(self);
+        self.until_prepared();
+        drop(held);
+        asked
+    }
+
+    /// Steps, loads and preparations of prompts that are over.
+    pub fn steps(&mut self) -> u64 {
+        self.send(&Command::Ping { sequence: 0 });
+        match self.event_like(|event| matches!(event, Event::Pong { .. })) {
+            Event::Pong { steps, .. } => steps,
+            other => unreachable!("{other:?} is no pong"),
+        }
     }
 
     fn new_event(&mut self) -> Event {
@@ -223,6 +265,7 @@ impl Worker {
     }
 
     pub fn load_file(&mut self, path: &Path, options: LoadOptions) -> LoadedModel {
+        check_room(&options.cache);
         let (request, model) = (self.request(), ModelHandle(1));
         self.send(&Command::Load {
             request,
@@ -446,6 +489,20 @@ pub fn greedy(prompt: Prompt, tokens_max: u32) -> GenerationSpec {
         client: String::new(),
         namespace: String::new(),
     }
+}
+
+/// A context of the small real model.
+pub fn small() -> LoadOptions {
+    LoadOptions {
+        context_tokens: Some(1024),
+        threads: Some(2),
+        ..LoadOptions::default()
+    }
+}
+
+/// A prompt without a conversation.
+pub fn text(text: &str) -> Prompt {
+    Prompt::Text(text.to_owned())
 }
 
 /// A conversation of one user message.
