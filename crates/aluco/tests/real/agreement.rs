@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::served::{
-    FULL_PRECISION, SAME_STEPS, Served, aluco, chunks, empty_home, model, model_in_full_precision,
+    FULL_PRECISION, ONE_BY_ONE, Served, aluco, chunks, empty_home, model, model_in_full_precision,
     output_of,
 };
 
@@ -64,7 +64,7 @@ async fn the_command_the_reply_and_the_stream_say_the_same() {
 #[ignore = "needs the worker and a model: make test"]
 async fn requests_side_by_side_are_answered_as_if_alone() {
     // In full precision which of them meet in a batch, and what lies beside, moves the last bits alone.
-    let options = [&FULL_PRECISION[..], &SAME_STEPS].concat();
+    let options = [&FULL_PRECISION[..], &ONE_BY_ONE].concat();
     let served = Served::start(&options);
     let model = model_in_full_precision();
     let questions = [

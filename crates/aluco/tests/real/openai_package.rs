@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::served::{FULL_PRECISION, SAME_STEPS, Served, model_in_full_precision};
+use crate::served::{FULL_PRECISION, ONE_BY_ONE, Served, model_in_full_precision};
 
 #[tokio::test]
 #[ignore = "needs the worker, a model and the openai package: make test"]
@@ -11,7 +11,7 @@ async fn openais_own_package_drives_the_server() {
         .map(PathBuf::from)
         .expect("ALUCO_TEST_PYTHON_PACKAGES is not set; run this by: make test");
     // In full precision an answer is the same whether its prompt was computed or stored, and whatever lies beside.
-    let options = [&["--context", "2048"], &FULL_PRECISION[..], &SAME_STEPS].concat();
+    let options = [&["--context", "2048"], &FULL_PRECISION[..], &ONE_BY_ONE].concat();
     let served = Served::start(&options);
     let output = Command::new("python3")
         // From the folder of the package, where tests run.

@@ -10,7 +10,7 @@ use aluco_tiny_models::Kind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::served::{FULL_PRECISION, SAME_STEPS, Served, model};
+use crate::served::{FULL_PRECISION, ONE_BY_ONE, Served, model};
 
 /// Tokens of a block of the prefix store.
 const BLOCK_TOKENS: u64 = 256;
@@ -239,7 +239,7 @@ async fn models_that_take_turns_in_one_place_leave_nothing_behind_in_the_worker(
     // A text is the same whether its prompt was computed or stored.
     let mut options = vec!["--models-max", "1", "--context", "1024"];
     options.extend(FULL_PRECISION);
-    options.extend(SAME_STEPS);
+    options.extend(ONE_BY_ONE);
     let served = Served::start(&options);
     let mut first = Vec::new();
     let mut measured = Vec::new();

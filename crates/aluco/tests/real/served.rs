@@ -32,8 +32,8 @@ pub(crate) const FULL_PRECISION: [&str; 6] = [
     "off",
 ];
 
-/// Options with which each step takes the same way through the same sums, whatever else this machine does.
-pub(crate) const SAME_STEPS: [&str; 4] = ["--threads", "2", "--speculation", "off"];
+/// Options with which a step brings one token of each stream: how many are guessed ahead depends on how fast this machine is at the time.
+pub(crate) const ONE_BY_ONE: [&str; 2] = ["--speculation", "off"];
 
 /// The worker with llama.cpp in it.
 pub(crate) fn worker() -> PathBuf {

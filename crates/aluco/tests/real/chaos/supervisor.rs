@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::crowd::STREAMS;
 use crate::served::{
-    FULL_PRECISION, PATIENCE, SAME_STEPS, Served, aluco, assert_gone, empty_home,
+    FULL_PRECISION, ONE_BY_ONE, PATIENCE, Served, aluco, assert_gone, empty_home,
     model_in_full_precision, output_of,
 };
 
@@ -54,7 +54,7 @@ async fn a_supervisor_killed_with_eight_streams_leaves_what_it_stored_and_nothin
     options.extend(["--cache-dir", folder, "--cache-disk", "256MiB"]);
     // The same answer has to come of what was computed at once and of what was read from disk.
     options.extend(FULL_PRECISION);
-    options.extend(SAME_STEPS);
+    options.extend(ONE_BY_ONE);
     let model = model_in_full_precision();
     let mut served = Served::start(&options);
     let (read, answer) = ask(&served, &model).await;
