@@ -42,8 +42,9 @@ const READ_BYTES: usize = 8192;
 /// How far back the kernel's log is read after a death: a hang is reported long before the process ends.
 const KERNEL_LOG_SPAN: Duration = Duration::from_secs(120);
 
-/// How long that may take. It takes milliseconds, but the machine may be busy with what the worker died of.
-const KERNEL_LOG_GRACE: Duration = Duration::from_secs(3);
+/// How long that may take. It takes milliseconds, but the machine may be busy with what the worker died of, and a worker that is started
+/// again some seconds later is better than one of which nobody knows why it died.
+const KERNEL_LOG_GRACE: Duration = Duration::from_secs(10);
 
 /// Lines of standard error that are kept.
 const TAIL_LINES_MAX: usize = 40;
@@ -59,6 +60,8 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) socket: UnixStream,
     pub(crate) stderr: ChildStderr,
+    /// When it was started: nothing that happened to it happened earlier.
+    pub(crate) started_at: SystemTime,
 }
 
 /// Starts a worker with one end of a fresh socket as its standard input.
@@ -69,12 +72,14 @@ pub(crate) fn spawn(binary: &Path) -> io::Result<Process> {
     // process end the stream.
     let mut command = command(binary, "serve");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+    let started_at = SystemTime::now();
     let mut child = command.spawn()?;
     let stderr = child.stderr.take().expect("standard error is piped");
     Ok(Process {
         child,
         socket: UnixStream::from_std(ours)?,
         stderr,
+        started_at,
     })
 }
 
@@ -123,6 +128,8 @@ pub(crate) struct Surroundings {
     pub(crate) control: mpsc::UnboundedReceiver<Control>,
     /// The whole fleet goes down.
     pub(crate) kill: CancellationToken,
+    /// When the process was started.
+    pub(crate) started_at: SystemTime,
     /// What the kernel has to say about its end.
     pub(crate) kernel_log: Option<KernelLog>,
 }
@@ -135,7 +142,6 @@ pub(crate) async fn keep(
     on_ending: impl FnOnce(),
 ) -> Cause {
     let pid = child.id().unwrap_or(0);
-    let began = SystemTime::now();
     let mut verdict = None;
     let mut reader_is_done = false;
     loop {
@@ -189,7 +195,7 @@ pub(crate) async fn keep(
     };
     let kernel_lines = match around.kernel_log {
         Some(log) if !matches!(verdict, Some((CauseKind::Unneeded, _))) => {
-            read_log(log, began).await
+            read_log(log, around.started_at).await
         }
         _ => Vec::new(),
     };
@@ -203,9 +209,9 @@ pub(crate) async fn keep(
     })
 }
 
-/// What the kernel said lately, and since the process began: what happened before was not its end.
-async fn read_log(log: KernelLog, began: SystemTime) -> Vec<String> {
-    let since = began.max(SystemTime::now() - KERNEL_LOG_SPAN);
+/// What the kernel said lately, and since the process was started: what happened before was not its end.
+async fn read_log(log: KernelLog, started_at: SystemTime) -> Vec<String> {
+    let since = started_at.max(SystemTime::now() - KERNEL_LOG_SPAN);
     let reading = tokio::task::spawn_blocking(move || (log.0)(since));
     match timeout(KERNEL_LOG_GRACE, reading).await {
         Ok(Ok(lines)) => lines,

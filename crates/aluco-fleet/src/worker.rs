@@ -65,10 +65,10 @@ impl Worker {
             child,
             socket,
             stderr,
+            started_at,
         } = process::spawn(binary).map_err(|error| {
             Fault::NoWorker(format!("{} cannot be started: {error}", binary.display()))
         })?;
-        let started_at = SystemTime::now();
         let span = tracing::info_span!(target: "aluco::worker", "worker", pid = child.id());
         let (connection, frames) = Connection::new();
         let (read_half, write_half) = socket.into_split();
@@ -87,6 +87,7 @@ impl Worker {
             tail,
             control: control_receiver,
             kill: nursery.kill.clone(),
+            started_at,
             kernel_log: config.kernel_log.clone(),
         };
         let kept = connection.clone();
