@@ -178,7 +178,7 @@ fn try_run(
         if is_at(script.hang_after) {
             worker.accident(model, cancel, || worker.hang(script));
         }
-        let is_cancelled = cancel.wait(Duration::from_millis(script.delay_ms));
+        let is_cancelled = cancel.wait(script.delay());
         worker.steps.fetch_add(1, Ordering::Relaxed);
         for (index, choice) in (0..).zip(&mut choices) {
             if choice.is_finished || choice.generated > step {

@@ -27,6 +27,8 @@ pub struct Script {
     pub endless: bool,
     /// Wait before each token, in milliseconds.
     pub delay_ms: u64,
+    /// From when this file is there, tokens come without that wait: what would last for ever ends when the test has seen enough.
+    pub delay_until: Option<PathBuf>,
     /// How many `Prefill` events a prompt gives.
     pub prefill_events: u32,
     /// Wait before each `Prefill` event, in milliseconds.
@@ -97,6 +99,7 @@ impl Default for Script {
             echo: false,
             endless: false,
             delay_ms: 0,
+            delay_until: None,
             prefill_events: 1,
             prefill_delay_ms: 0,
             prompt_tokens: None,
@@ -183,6 +186,12 @@ impl Script {
         for gate in gates {
             while !gate.file.exists() && !wait(GATE_LOOK_INTERVAL) {}
         }
+    }
+
+    /// The wait before the next token.
+    pub(crate) fn delay(&self) -> Duration {
+        let is_over = self.delay_until.as_ref().is_some_and(|it| it.exists());
+        Duration::from_millis(if is_over { 0 } else { self.delay_ms })
     }
 
     /// Appends what was asked for to the record, if there is one.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long requests may take to end that were cancelled before the worker was.
-const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Serves the supervisor at the other end of `stream` until it hangs up, asks for it, or speaks another version.
 pub fn serve(stream: UnixStream, persona: &Persona) -> io::Result<()> {
@@ -193,7 +193,10 @@ impl Worker {
                             worker.generate(request, &model, &spec, resume.as_deref(), &cancel);
                         });
                     }
-                    Err(failure) => self.generation(request, GenerationEvent::Failed(failure)),
+                    Err(failure) => {
+                        lock(&self.requests).remove(&request);
+                        self.generation(request, GenerationEvent::Failed(failure));
+                    }
                 }
             }
             Command::Cancel { request } => {
@@ -379,9 +382,10 @@ impl Worker {
             model.sequences.give_back();
         }
         lock(&model.running).retain(|(id, _)| *id != request);
-        lock(&self.requests).remove(&request);
         model.note(&format!("finished {request}"));
         self.generation(request, last);
+        // Behind what it says at the end: a shutdown waits for that.
+        lock(&self.requests).remove(&request);
     }
 
     fn bench(&self, request: RequestId, path: &Path, spec: &BenchSpec) {

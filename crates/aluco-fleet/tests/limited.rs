@@ -1,6 +1,6 @@
 //! A process whose address space is limited, as by `ulimit -v`: alone in its binary, since the limit holds for all of it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
 use aluco_fleet::{Fleet, FleetConfig, FleetError, proto::LoadOptions};
 use aluco_model::{Store, StoreConfig};
@@ -27,6 +27,12 @@ async fn a_limit_of_the_process_refuses_what_it_would_kill() {
     let folder = tempfile::tempdir().unwrap();
     let model = named("ALUCO_TEST_MODEL");
     let model = model.to_str().expect("the path is UTF-8");
+    // A machine on which nothing else is short; the limit is that of this process.
+    let machine = folder.path().join("machine");
+    fs::create_dir_all(machine.join("proc/self")).unwrap();
+    let meminfo = "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n";
+    fs::write(machine.join("proc/meminfo"), meminfo).unwrap();
+    symlink("/proc/self/limits", machine.join("proc/self/limits")).unwrap();
     let fleet = |context_tokens| {
         let store = Store::new(StoreConfig {
             hub_cache: folder.path().join("hub"),
@@ -40,6 +46,7 @@ async fn a_limit_of_the_process_refuses_what_it_would_kill() {
         Fleet::new(FleetConfig {
             worker_binary: Some(named("ALUCO_TEST_WORKER")),
             load_options,
+            memory_root: machine.clone(),
             ..FleetConfig::new(store)
         })
     };

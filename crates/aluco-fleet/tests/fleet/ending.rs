@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aluco_fake_worker::{Persona, Script};
+use aluco_fake_worker::{Persona, Place, Script};
 use aluco_fleet::{
     FleetError,
     proto::{FailureKind, FinishReason, GenerationEvent},
@@ -28,11 +28,12 @@ const NEVER: Duration = Duration::from_secs(3600);
 #[tokio::test]
 async fn a_shutdown_waits_for_what_runs_and_refuses_what_comes() {
     let world = World::new();
+    let refused = world.gate(Place::Token(150));
     let model = world.model(
         "m",
         &Script {
             tokens: vec!["word ".to_owned(); 300],
-            delay_ms: 1,
+            gates: vec![refused.clone()],
             ..Script::default()
         },
     );
@@ -53,6 +54,7 @@ async fn a_shutdown_waits_for_what_runs_and_refuses_what_comes() {
     ] {
         assert!(matches!(error, FleetError::ShuttingDown), "{error:?}");
     }
+    refused.open().unwrap();
     let events = events(stream).await;
     assert!(matches!(events.last(), Some(GenerationEvent::Done { .. })));
     assert_eq!(text(&events), "word ".repeat(299));

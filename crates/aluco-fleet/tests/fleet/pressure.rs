@@ -11,7 +11,9 @@ use aluco_fleet::{
 
 use crate::{
     budget::{MIB, file_name, machine, weighs},
-    world::{World, endless, first_delta, replace, spec, until_status, within, worker_pid},
+    world::{
+        World, endless, eventually, first_delta, replace, spec, until_status, within, worker_pid,
+    },
 };
 
 #[tokio::test]
@@ -104,10 +106,12 @@ async fn a_budget_that_shrinks_costs_promises_first_and_comes_back() {
     })
     .await;
     assert_eq!(status.models.len(), 1);
-    assert_eq!(
-        world.journal("one").last().unwrap(),
-        &format!("cache {}", 100 * MIB)
-    );
+    // The ledger has it before the worker is told.
+    let told = format!("cache {}", 100 * MIB);
+    eventually("the worker is told", || {
+        world.journal("one").last() == Some(&told)
+    })
+    .await;
 }
 
 /// Bytes that the stored prompts of a model may take by the ledger.

@@ -73,17 +73,22 @@ async fn a_stream_survives_a_crash_before_its_first_token_and_one_behind_its_las
 
 #[tokio::test]
 async fn a_stream_survives_a_silent_worker_and_a_hanging_device() {
-    for hang in [Hang::Process, Hang::Device] {
-        let mut world = World::new();
-        world.config.heartbeat_timeout = Duration::from_millis(1500);
-        world.config.stall_timeout = Duration::from_millis(1500);
-        let script = Script {
-            hang_after: Some(5),
-            hang,
-            ..story()
-        };
-        survives(world, &script, spec("x")).await;
-    }
+    // Long enough for the next worker, which is well.
+    let patience = Duration::from_secs(6);
+    let hangs = |hang| Script {
+        hang_after: Some(5),
+        hang,
+        ..story()
+    };
+    let mut silent = World::new();
+    silent.config.heartbeat_timeout = patience;
+    let mut stalled = World::new();
+    stalled.config.stall_timeout = patience;
+    let (process, device) = (hangs(Hang::Process), hangs(Hang::Device));
+    tokio::join!(
+        survives(silent, &process, spec("x")),
+        survives(stalled, &device, spec("x")),
+    );
 }
 
 #[tokio::test]
@@ -243,9 +248,9 @@ async fn kills_at_random_moments_end_no_stream_and_blame_nobody() {
         ..spec("x")
     };
     let expected = undisturbed(&fast, spec.clone()).await;
-    // So slow that none is at its end before the last kill.
+    // So slow that none is at its end before the last kill: that would take 100 s.
     let slow = Script {
-        delay_ms: 5,
+        delay_ms: 25,
         ..fast.clone()
     };
     let model = world.model("m", &slow);
