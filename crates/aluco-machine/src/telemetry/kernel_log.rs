@@ -246,11 +246,12 @@ impl Shared {
 
     /// The device hands out one record a read; a file or a pipe, as many as there are.
     fn take_kmsg(&self, records: &[u8], live: bool) {
+        let read = Moment::now();
         // Lines that begin with a space belong to the record before; they are no records, so nothing is read from them.
         for record in records.split_inclusive(|byte| *byte == b'\n') {
             // Only the kernel's own words count; programs can write into its log, too.
             if let Some(record) = parse_kmsg(record).filter(|record| record.facility == 0) {
-                self.take(record.at, &record.text, live);
+                self.take(read.of(record.at, live), &record.text);
             }
         }
     }
@@ -267,21 +268,14 @@ impl Shared {
             }
             if let Some(line) = parse_monotonic_line(&line) {
                 // The journal's own delay is small beside the drift of the kernel's clock.
-                let age = monotonic().saturating_sub(line.at);
-                self.take(line.at, &line.text, age < Duration::from_secs(2));
+                let read = Moment::now();
+                let is_fresh = read.since_boot.saturating_sub(line.at) < Duration::from_secs(2);
+                self.take(read.of(line.at, is_fresh), &line.text);
             }
         }
     }
 
-    fn take(&self, at: Duration, text: &str, live: bool) {
-        let now = SystemTime::now();
-        // The kernel's clock for messages is not corrected as others are: what is read as it happens, happens now.
-        let at = if live {
-            now
-        } else {
-            now.checked_sub(monotonic().saturating_sub(at))
-                .unwrap_or(now)
-        };
+    fn take(&self, at: SystemTime, text: &str) {
         if self.lock().tracker.take(at, text) {
             self.changed.notify_all();
         }
@@ -300,13 +294,37 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LogErro
         .map_err(LogError::Thread)
 }
 
-/// Since boot, as the kernel's messages count.
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or_default(),
-        u32::try_from(now.tv_nsec).unwrap_or_default(),
-    )
+/// When something was read, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    /// As the kernel's messages count.
+    since_boot: Duration,
+    time: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        // In this order: however long this thread stands still between the two, no message seems older than it is, and none that a
+        // process died of seems to have come before that process.
+        let now = clock_gettime(ClockId::Monotonic);
+        Self {
+            since_boot: Duration::new(
+                u64::try_from(now.tv_sec).unwrap_or_default(),
+                u32::try_from(now.tv_nsec).unwrap_or_default(),
+            ),
+            time: SystemTime::now(),
+        }
+    }
+
+    /// When it happened what the kernel said so long after boot.
+    fn of(self, at: Duration, live: bool) -> SystemTime {
+        // The kernel's clock for messages is not corrected as others are: what is read as it happens, happens now.
+        if live {
+            return self.time;
+        }
+        let age = self.since_boot.saturating_sub(at);
+        self.time.checked_sub(age).unwrap_or(self.time)
+    }
 }
 
 #[cfg(test)]
