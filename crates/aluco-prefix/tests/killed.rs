@@ -53,13 +53,16 @@ fn noise() -> Vec<u8> {
     noise.collect()
 }
 
+/// Entries that a writer writes at most: if it is killed late, it must not have filled the disk.
+const WRITTEN_MAX: i32 = 200;
+
 /// Writes entries until it is killed, and says each that is finished.
-fn write_for_ever(root: &OsStr) -> ! {
+fn write_until_killed(root: &OsStr) -> ! {
     let first: i32 = env::var(FIRST).unwrap().parse().unwrap();
     let folder = open(root.as_ref());
     let noise = noise();
     let mut output = std::io::stdout().lock();
-    for number in first.. {
+    for number in first..first + WRITTEN_MAX {
         let entry = entry(number);
         folder.write(&entry, payload(&noise, number)).unwrap();
         folder.pin(&entry.key, number % 2 == 0).unwrap();
@@ -67,7 +70,9 @@ fn write_for_ever(root: &OsStr) -> ! {
         writeln!(output, "wrote {number}").unwrap();
         output.flush().unwrap();
     }
-    unreachable!("numbers do not run out")
+    loop {
+        std::thread::park();
+    }
 }
 
 /// A process of this very program that writes, when it has begun to.
@@ -93,7 +98,7 @@ const TEST: &str = "whatever_the_moment_of_the_kill_all_that_is_found_is_whole";
 #[test]
 fn whatever_the_moment_of_the_kill_all_that_is_found_is_whole() {
     if let Some(root) = env::var_os(ROOT) {
-        write_for_ever(&root);
+        write_until_killed(&root);
     }
     let root = tempfile::tempdir().unwrap();
     let noise = noise();
