@@ -37,6 +37,8 @@ pub(super) struct Kept {
     last: Option<String>,
     /// Attempts since then.
     fruitless: u32,
+    /// How long the farewell may take.
+    pub(super) farewell_limit: Duration,
 }
 
 impl Kept {
@@ -48,6 +50,7 @@ impl Kept {
             id: id.to_owned(),
             last: None,
             fruitless: 0,
+            farewell_limit: FAREWELL_LIMIT,
         })
     }
 
@@ -93,6 +96,6 @@ impl Kept {
     pub(super) async fn give_up(&self, client: &Client) {
         let request = client.request(Method::DELETE, &self.path());
         // If it does not arrive, the server finds out by itself after a while.
-        let _ = request.timeout(FAREWELL_LIMIT).send().await;
+        let _ = request.timeout(self.farewell_limit).send().await;
     }
 }
