@@ -166,6 +166,9 @@ pub(crate) struct ServeArgs {
     /// File or pipe to read the kernel's messages from in the place of /dev/kmsg
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) kernel_log: Option<PathBuf>,
+    /// Folder with copies of a machine's /proc and /sys to read of its memory in the place of /
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub(crate) memory_root: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: Overrides<Serving>,
 }

@@ -34,6 +34,8 @@ struct Start {
     models: Vec<String>,
     /// In the place of `/dev/kmsg`.
     kernel_log: Option<PathBuf>,
+    /// In the place of `/`, for what is told of memory.
+    memory_root: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -52,6 +54,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config, sources: Sources) -> Outcom
         handed_over: service::listener()?,
         models,
         kernel_log: args.kernel_log.clone(),
+        memory_root: args.memory_root.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,7 +75,11 @@ async fn serve(config: &Config, start: Start) -> Outcome {
         None => listen(config).await?,
     };
     let kernel = KernelWatch::start(start.kernel_log.as_deref());
-    let fleet = Fleet::new(engine::watched_fleet(settings, kernel.as_ref()));
+    let mut fleet_config = engine::watched_fleet(settings, kernel.as_ref());
+    if let Some(root) = start.memory_root {
+        fleet_config.memory_root = root;
+    }
+    let fleet = Fleet::new(fleet_config);
     // A name that is not here must not be found out by the first client.
     for model in &models {
         fleet.store().find(model)?;

@@ -34,6 +34,7 @@ impl Server {
             let url = format!("http://{}", listener.local_addr().unwrap());
             let fleet = Fleet::new(FleetConfig {
                 worker_binary: Some(aluco_fake_worker::binary()),
+                memory_root: home.roomy_machine(),
                 ..FleetConfig::new(store)
             });
             let never = std::future::pending();

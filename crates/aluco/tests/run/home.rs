@@ -37,6 +37,15 @@ impl Home {
         self.path().join("model.gguf")
     }
 
+    /// The files of a machine that has more memory than any test takes, whatever this one has, and on which nothing presses.
+    pub(crate) fn roomy_machine(&self) -> PathBuf {
+        let machine = self.path().join("machine");
+        fs::create_dir_all(machine.join("proc")).unwrap();
+        let memory = "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n";
+        fs::write(machine.join("proc/meminfo"), memory).unwrap();
+        machine
+    }
+
     /// `aluco` with these arguments, run in the home folder and without any other setting but a port where nobody listens: a server that
     /// happens to run on this machine is not to be asked.
     pub(crate) fn aluco(&self, args: &[&str]) -> Command {
@@ -48,6 +57,13 @@ impl Home {
             .env("HOME", self.path())
             .env("ALUCO_PORT", "1")
             .env("TERM", "xterm");
+        command
+    }
+
+    /// `aluco serve` at a free port, on a machine with memory enough.
+    pub(crate) fn serve(&self) -> Command {
+        let mut command = self.aluco(&["serve", "--port", "0", "--memory-root"]);
+        command.arg(self.roomy_machine());
         command
     }
 
@@ -118,7 +134,12 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 
 /// The state of a process, such as `T` of one that a signal has stopped, and its parent; `None` if there is no such process.
 fn state(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_at(Path::new(&format!("/proc/{pid}")))
+}
+
+/// The same of the process or thread with this folder.
+fn state_at(folder: &Path) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // The name in brackets may hold anything; what follows is the state and then the parent.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -127,24 +148,31 @@ fn state(pid: u32) -> Option<(char, u32)> {
 
 /// Comes back when none of these processes runs any more. Whether somebody has taken note of their end is not their affair.
 pub(crate) fn assert_gone(pids: &[u32]) {
+    let begun = Instant::now();
     for &pid in pids {
-        wait_for_state(pid, |state| matches!(state, None | Some('Z' | 'X')));
+        while let Some((state, _)) = state(pid)
+            && !matches!(state, 'Z' | 'X')
+        {
+            assert!(begun.elapsed() < PATIENCE, "process {pid} is in {state:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
-/// Comes back when a signal has stopped the process.
+/// Comes back when a signal has stopped all threads of the process: each notices by itself.
 pub(crate) fn wait_until_stopped(pid: u32) {
-    wait_for_state(pid, |state| state == Some('T'));
-}
-
-fn wait_for_state(pid: u32, is_it: impl Fn(Option<char>) -> bool) {
     let begun = Instant::now();
     loop {
-        let state = state(pid).map(|(state, _)| state);
-        if is_it(state) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        // One that has ended meanwhile has no state.
+        let states: Vec<_> = threads
+            .filter_map(|thread| state_at(&thread.ok()?.path()))
+            .map(|(state, _)| state)
+            .collect();
+        if !states.is_empty() && states.iter().all(|&state| state == 'T') {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "process {pid} is in {state:?}");
+        assert!(begun.elapsed() < PATIENCE, "threads are in {states:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

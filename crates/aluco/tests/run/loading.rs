@@ -112,7 +112,8 @@ fn a_load_that_fails_says_why_and_a_keep_alive_that_is_none_is_refused() {
 /// A server process with these variables, and where it listens.
 fn serving(home: &Home, variables: &[(&str, &str)]) -> (Guard, String) {
     let mut server = Guard(
-        home.aluco(&["serve", "--port", "0", "--worker"])
+        home.serve()
+            .arg("--worker")
             .arg(aluco_fake_worker::binary())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
