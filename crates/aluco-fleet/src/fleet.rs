@@ -9,7 +9,7 @@ use aluco_proto::{
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
-    FleetConfig, FleetError, Generation,
+    FleetConfig, FleetError, Generation, RequestOptions,
     connection::{CallError, Connection},
     devices,
     error::{Fault, lost_cause, out_of_step},
@@ -30,7 +30,7 @@ const ATTEMPTS_MAX: u32 = 3;
 pub(crate) const NOBODY: &str = "";
 
 /// How long cancelled requests may take to end at shutdown.
-const CANCEL_GRACE: Duration = Duration::from_secs(1);
+const CANCEL_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the reaping of killed processes may take at shutdown.
 const REAP_GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +59,17 @@ impl Fleet {
         model: &str,
         spec: GenerationSpec,
     ) -> Result<Generation, FleetError> {
+        self.generate_with(model, spec, RequestOptions::default())
+            .await
+    }
+
+    /// The same, with something to say about the model. It counts from when the model is there, whatever becomes of the generation.
+    pub async fn generate_with(
+        &self,
+        model: &str,
+        spec: GenerationSpec,
+        options: RequestOptions,
+    ) -> Result<Generation, FleetError> {
         let shared = self.shared();
         if let Some(refusal) = shared.faults().refusal(model, &spec) {
             return Err(refusal.into());
@@ -76,6 +87,11 @@ impl Fleet {
                 }
                 lease = loading::acquire_again(shared, model, &client).await?;
             }
+            // While the lease keeps the model: a short generation is over, and its model maybe gone, before anything else is done here.
+            shared
+                .state()
+                .residency
+                .wish(lease.handle, options.keep_alive, None);
             let (name, loaded) = (lease.ready.name.clone(), lease.ready.loaded.clone());
             if let Sent::Closed = flight.send(lease)? {
                 attempts += 1;

@@ -284,6 +284,23 @@ mod tests {
     }
 
     #[test]
+    fn steps_that_take_almost_the_stall_timeout_are_no_stall() {
+        let mut heart = heart();
+        let mut pulse = Pulse {
+            is_working: true,
+            step_tokens: 1,
+            ..Pulse::default()
+        };
+        for beat in 0..100 {
+            let Verdict::Ping { sequence } = heart.beat_of_running(pulse) else {
+                panic!("a slow worker was given up at beat {beat}");
+            };
+            pulse.sequence = sequence;
+            pulse.steps = beat / 5 + 1;
+        }
+    }
+
+    #[test]
     fn load_progress_and_idleness_are_no_stall() {
         let mut heart = heart();
         let mut pulse = Pulse::default();

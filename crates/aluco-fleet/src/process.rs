@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cause::{self, Cause, CauseKind, Ending, KernelLog};
 
 /// How long a worker that closed its socket may take to exit by itself.
-const EXIT_GRACE: Duration = Duration::from_secs(2);
+const EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the kernel may take to end a killed process. A process that hangs in a driver takes longer; then it is reaped later.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -179,8 +179,7 @@ pub(crate) async fn keep(
     signal(&child, Signal::KILL);
     let status = timeout(KILL_GRACE, child.wait()).await;
     if !reader_is_done {
-        let _ = timeout(DRAIN_GRACE, &mut around.reader).await;
-        around.reader.abort();
+        finish(&mut around.reader).await;
     }
     if timeout(DRAIN_GRACE, &mut around.stderr).await.is_err() {
         around.enough.cancel();
@@ -207,6 +206,15 @@ pub(crate) async fn keep(
         kernel_lines: &kernel_lines,
         pid,
     })
+}
+
+/// Waits for the last bytes, and for the reader in any case: what it still passed on later would come behind what the next worker says.
+async fn finish(reader: &mut JoinHandle<ReadEnd>) {
+    if timeout(DRAIN_GRACE, &mut *reader).await.is_err() {
+        reader.abort();
+        // Aborting does not wait for what it does right now.
+        let _ = reader.await;
+    }
 }
 
 /// What the kernel said lately, and since the process was started: what happened before was not its end.
@@ -344,6 +352,8 @@ impl LineTail {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -398,6 +408,25 @@ mod tests {
         let words = tail.last_words();
         assert_eq!(words[words.len() - 2..], ["line 999", "the end"]);
         assert_eq!(words.len(), CAUSE_LINES_MAX);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reader_that_is_given_up_has_finished_what_it_does() {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let mut reader = tokio::spawn({
+            let is_over = is_over.clone();
+            async move {
+                begun.send(()).unwrap();
+                // It passes on what it has read, on a machine that has no time for that.
+                std::thread::sleep(DRAIN_GRACE + Duration::from_millis(300));
+                is_over.store(true, Ordering::Relaxed);
+                std::future::pending().await
+            }
+        });
+        begins.await.unwrap();
+        finish(&mut reader).await;
+        assert!(is_over.load(Ordering::Relaxed));
     }
 
     #[test]

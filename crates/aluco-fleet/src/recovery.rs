@@ -142,7 +142,7 @@ impl Flight {
         Ok(Sent::Taken)
     }
 
-    /// An event of the worker at hand.
+    /// An event of the worker at hand. What another one says is not for the client any more: it was asked of the next one.
     pub(crate) fn event(
         &self,
         connection: &Connection,
@@ -151,6 +151,10 @@ impl Flight {
         let now = Instant::now();
         let event = {
             let mut state = self.state();
+            let leg = state.leg.as_ref();
+            if !leg.is_some_and(|(present, _)| std::ptr::eq(&raw const **present, connection)) {
+                return Ok(());
+            }
             if let GenerationEvent::Prefill {
                 processed_tokens, ..
             } = event
@@ -478,3 +482,6 @@ fn shutting_down(cause: &str) -> Failure {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, time::Instant};
 
 use aluco_plan::{Fit, Refusal};
-use aluco_proto::{GenerationSpec, LoadedModel, ModelHandle};
+use aluco_proto::{LoadedModel, ModelHandle};
 
 use crate::{
-    Fleet, FleetError, Generation, KeepAlive,
+    Fleet, FleetError, KeepAlive,
     fleet::NOBODY,
     loading,
     memory::Space,
@@ -55,27 +55,6 @@ pub struct LoadPlan {
 }
 
 impl Fleet {
-    /// The same as [`Fleet::generate`], with something to say about the model.
-    pub async fn generate_with(
-        &self,
-        model: &str,
-        spec: GenerationSpec,
-        options: RequestOptions,
-    ) -> Result<Generation, FleetError> {
-        let generation = self.generate(model, spec).await?;
-        if options.keep_alive.is_some() {
-            let shared = self.shared();
-            {
-                let residency = &mut shared.state().residency;
-                if let Some(handle) = residency.find(generation.name()) {
-                    residency.wish(handle, options.keep_alive, None);
-                }
-            }
-            shared.notify();
-        }
-        Ok(generation)
-    }
-
     /// Loads a model, or touches one that is loaded.
     pub async fn load(&self, model: &str) -> Result<LoadedModel, FleetError> {
         self.load_with(model, LoadWishes::default()).await

@@ -28,7 +28,7 @@ use crate::{
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// How long a worker may take to obey [`Command::Shutdown`].
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a worker may take to obey SIGTERM.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
