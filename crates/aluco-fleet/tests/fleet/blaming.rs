@@ -14,16 +14,22 @@ use crate::{
 #[tokio::test]
 async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete() {
     let world = World::new();
+    let is_refused = world.path("it is refused");
     let script = Script {
         crash_after: Some(3),
         culprit: Some("bad".to_owned()),
         last_words: vec!["GGML_ASSERT(bad) failed".to_owned()],
-        // The others are far from their end when it comes to its place.
-        tokens: (0..400).map(|word| format!(" w{word}")).collect(),
-        delay_ms: 5,
+        // The others are at work until it is refused, however long that takes: to their end it would be minutes.
+        tokens: (0..1200).map(|word| format!(" w{word}")).collect(),
+        delay_ms: 100,
+        delay_until: Some(is_refused.clone()),
         ..story()
     };
-    let expected = undisturbed(&story_of(&script), spec("x")).await;
+    let fast = Script {
+        delay_ms: 0,
+        ..story_of(&script)
+    };
+    let expected = undisturbed(&fast, spec("x")).await;
     let model = world.model("m", &script);
     let fleet = world.fleet();
     let mut innocent = Vec::new();
@@ -42,6 +48,7 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
     assert_eq!(failure(&ended).kind, FailureKind::Engine);
     let message = &failure(&ended).message;
     assert!(message.contains("GGML_ASSERT(bad) failed"), "{message}");
+    std::fs::write(is_refused, []).unwrap();
     for stream in innocent {
         let seen = seen(&within(stream).await.unwrap(), 1);
         // The fake worker numbers words as they come, so tokens depend on what the others asked.
@@ -67,13 +74,15 @@ async fn a_culprit_is_found_in_a_crowd_and_quarantined_and_the_others_complete()
 async fn a_prompt_that_kills_before_it_is_computed_is_found_beside_a_running_stream() {
     for (running, deaths_max) in [(0, 2), (1, 4), (3, 5)] {
         let world = World::new();
+        let is_refused = world.path("it is refused");
         let script = Script {
             crash_on_prepare: true,
             culprit: Some("bad".to_owned()),
             last_words: vec!["the regular expression is too deep".to_owned()],
-            // The others are far from their end when it comes.
-            tokens: (0..400).map(|word| format!(" w{word}")).collect(),
-            delay_ms: 5,
+            // As above.
+            tokens: (0..1200).map(|word| format!(" w{word}")).collect(),
+            delay_ms: 100,
+            delay_until: Some(is_refused.clone()),
             ..story()
         };
         let model = world.model("m", &script);
@@ -84,7 +93,7 @@ async fn a_prompt_that_kills_before_it_is_computed_is_found_beside_a_running_str
             first_delta(&mut stream).await;
             innocent.push(tokio::spawn(async move {
                 let text = text(&events(stream).await);
-                text.ends_with(" w399")
+                text.ends_with(" w1199")
             }));
         }
         let bad = within(fleet.generate(&model, spec("bad"))).await;
@@ -95,6 +104,7 @@ async fn a_prompt_that_kills_before_it_is_computed_is_found_beside_a_running_str
         };
         assert!(message.contains("at the same place"), "{message}");
         assert!(message.contains("expression is too deep"), "{message}");
+        std::fs::write(is_refused, []).unwrap();
         for stream in innocent {
             assert!(within(stream).await.unwrap(), "it came to its end");
         }

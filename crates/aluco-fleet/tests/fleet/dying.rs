@@ -114,7 +114,7 @@ async fn the_cause_of_a_death_has_what_the_kernel_says_about_it() {
         "amdgpu 0000:c5:00.0: amdgpu: ring gfx_0.0.0 timeout, signaled seq=11, emitted seq=13";
     let mut world = World::new();
     world.config.kernel_log = Some(KernelLog(Arc::new(|since| {
-        assert!(since < SystemTime::now());
+        assert!(since <= SystemTime::now());
         vec![
             "usb 1-2: new high-speed USB device number 7".to_owned(),
             format!("{HANG}\n"),
@@ -165,16 +165,25 @@ async fn a_worker_that_hangs_up_is_ended() {
 async fn a_stopped_worker_is_killed_for_its_silence() {
     let mut world = World::new();
     world.config.heartbeat_interval = Duration::from_millis(50);
-    world.config.heartbeat_timeout = Duration::from_millis(1500);
+    world.config.stopped_timeout = Duration::from_millis(1500);
     let model = world.model("m", &endless());
     let fleet = world.fleet();
     let mut stream = within(fleet.generate(&model, spec("x"))).await.unwrap();
     first_delta(&mut stream).await;
     let pid = worker_pid(&fleet).await;
+    // It answers in the order in which it is asked, so no ping from before this question is without its answer.
+    let mut asked_at = Instant::now();
+    until_status(&fleet, "it answers", |status| {
+        let answers = status.models[0].activity.is_some();
+        if !answers {
+            asked_at = Instant::now();
+        }
+        answers
+    })
+    .await;
     signal(pid, Signal::STOP);
-    let stopped_at = Instant::now();
     eventually("it is reaped", || !exists(pid)).await;
-    assert!(stopped_at.elapsed() >= Duration::from_millis(1400));
+    assert!(asked_at.elapsed() >= Duration::from_millis(1400));
     while worker_of(&fleet).await.is_none_or(|worker| worker == pid) {
         first_delta(&mut stream).await;
     }
@@ -226,11 +235,12 @@ async fn a_worker_whose_device_hangs_is_killed_even_while_it_answers_questions()
 async fn a_slow_worker_that_makes_steps_is_not_taken_for_a_stalled_one() {
     let mut world = World::new();
     world.config.heartbeat_interval = Duration::from_millis(20);
-    world.config.stall_timeout = Duration::from_secs(2);
+    world.config.stall_timeout = Duration::from_secs(6);
+    // Five steps, which take longer together.
     let model = world.model(
         "m",
         &Script {
-            delay_ms: 500,
+            delay_ms: 1500,
             ..Script::default()
         },
     );
@@ -386,6 +396,7 @@ async fn a_worker_that_dies_at_each_start_is_started_ever_more_rarely_and_its_re
         status.models.first().is_some_and(|it| it.requests == 10)
     })
     .await;
+    let begun_at = Instant::now();
     std::fs::write(all_wait, "").unwrap();
     for request in together {
         let cause = cause(within(request).await.unwrap().unwrap_err());
@@ -393,23 +404,31 @@ async fn a_worker_that_dies_at_each_start_is_started_ever_more_rarely_and_its_re
     }
     assert_eq!(world.count("worker", "serve"), 1, "one start for all");
 
-    let begun_at = Instant::now();
-    for starts in 2..=5 {
-        let cause = cause(answer(&fleet, &model).await.unwrap_err());
-        assert!(cause.contains("no device can be opened"), "{cause}");
+    // After five deaths each request that comes in the pause is refused. On a slow machine none does before a sixth death or a seventh, and
+    // each pause is longer than the last.
+    let mut starts = 1;
+    let refused = loop {
+        let told = cause(answer(&fleet, &model).await.unwrap_err());
+        assert!(told.contains("no device can be opened"), "{told}");
+        if told.contains("within a minute") {
+            break told;
+        }
+        starts += 1;
         assert_eq!(world.count("worker", "serve"), starts);
-    }
+    };
     let waited = begun_at.elapsed();
     assert!(waited >= Duration::from_secs(2), "{waited:?}");
-    let refused = cause(answer(&fleet, &model).await.unwrap_err());
-    assert!(refused.contains("it died 5 times"), "{refused}");
-    assert!(refused.contains("no device can be opened"), "{refused}");
-    assert_eq!(world.count("worker", "serve"), 5, "not even tried");
+    assert!(starts >= 5, "{refused}");
+    assert!(
+        refused.contains(&format!("it died {starts} times")),
+        "{refused}"
+    );
+    assert_eq!(world.count("worker", "serve"), starts, "not even tried");
 
     world.persona(&Persona::default()).write(&worker).unwrap();
     let recovered = async { while answer(&fleet, &model).await.is_err() {} };
     within(recovered).await;
-    assert_eq!(world.count("worker", "serve"), 6);
+    assert_eq!(world.count("worker", "serve"), starts + 1);
 }
 
 #[tokio::test]
@@ -528,6 +547,9 @@ async fn deaths_among_many_requests_leave_none_without_an_end() {
     for client in clients {
         within(client).await.unwrap();
     }
-    let status = within(fleet.status()).await;
-    assert!(status.models.iter().all(|model| model.requests == 0));
+    // A client may have the end of its request before that is counted.
+    until_status(&fleet, "nothing runs", |status| {
+        status.models.iter().all(|model| model.requests == 0)
+    })
+    .await;
 }

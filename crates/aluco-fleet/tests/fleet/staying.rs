@@ -72,6 +72,32 @@ async fn a_request_can_keep_its_model_for_ever_and_the_next_one_takes_that_back(
     assert_eq!(world.count("m", "load"), 1);
 }
 
+/// A generation may be over, and its model on its way out, at the very moment at which it is accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_short_request_wishes_is_never_too_late() {
+    let mut world = World::new();
+    world.config.keep_alive = KeepAlive::NONE;
+    world.config.models_max = 20;
+    let fleet = world.fleet();
+    for number in 0..20 {
+        let name = format!("m{number}");
+        let model = world.model(&name, &Script::default());
+        let options = kept(KeepAlive::Forever);
+        let generation = within(fleet.generate_with(&model, spec("x"), options)).await;
+        events(generation.unwrap()).await;
+        assert_eq!(answer(&fleet, &model).await.unwrap(), "Hello, world!");
+        assert_eq!(world.count(&name, "load"), 1);
+    }
+    let status = within(fleet.status()).await;
+    assert_eq!(status.models.len(), 20);
+    let models = status.models.iter();
+    assert!(
+        models
+            .map(|it| it.keep_alive)
+            .all(|it| it == KeepAlive::Forever)
+    );
+}
+
 #[tokio::test]
 async fn each_model_may_be_kept_for_a_time_of_its_own() {
     let mut world = World::new();
