@@ -25,7 +25,7 @@ use crate::{
     native, openai,
     operations::{self, Operator},
     resume::{self, Streams},
-    telemetry::{self, Sampled, Telemetry},
+    telemetry::{self, NoTelemetry, Sampled, Telemetry},
     weight::Weight,
 };
 
@@ -161,8 +161,9 @@ impl App {
     }
 
     /// How the machine does, if somebody watches it.
-    pub(crate) async fn telemetry(&self) -> Option<Arc<Telemetry>> {
-        let operator = self.shared.operator.as_ref()?;
+    pub(crate) async fn telemetry(&self) -> Result<Arc<Telemetry>, NoTelemetry> {
+        let operator = self.shared.operator.as_ref();
+        let operator = operator.ok_or(NoTelemetry::Unwatched)?;
         self.shared.sampled.get(operator, telemetry::PATIENCE).await
     }
 

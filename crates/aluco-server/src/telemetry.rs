@@ -58,6 +58,37 @@ impl MachineGauge {
     }
 }
 
+/// Why there is no sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoTelemetry {
+    /// Nobody watches the machine.
+    Unwatched,
+    /// The machine does not tell how it does in time.
+    Late,
+}
+
+impl From<NoTelemetry> for ApiError {
+    fn from(reason: NoTelemetry) -> Self {
+        match reason {
+            NoTelemetry::Unwatched => Self::new(
+                StatusCode::NOT_FOUND,
+                "no_telemetry",
+                "this server does not watch the machine that it runs on",
+            ),
+            NoTelemetry::Late => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "telemetry_late",
+                format!(
+                    "the machine does not tell how it does within {} s; try again",
+                    PATIENCE.as_secs()
+                ),
+            ),
+        }
+    }
+}
+
+type Outcome = Result<Arc<Telemetry>, NoTelemetry>;
+
 /// Takes samples, one at a time.
 #[derive(Default)]
 pub(crate) struct Sampled(Mutex<Sampler>);
@@ -65,19 +96,14 @@ pub(crate) struct Sampled(Mutex<Sampler>);
 #[derive(Default)]
 struct Sampler {
     /// The last sample and when it was taken.
-    last: Option<(Instant, Option<Arc<Telemetry>>)>,
+    last: Option<(Instant, Outcome)>,
     /// One that is being taken. If it hangs there must not be more and more of them: each holds a thread.
     taking: Option<JoinHandle<Option<Telemetry>>>,
 }
 
 impl Sampled {
-    /// How the machine does; `None` if nobody watches it, or if that cannot be told in time. Whoever comes while a sample is taken
-    /// waits for that one.
-    pub(crate) async fn get(
-        &self,
-        operator: &Arc<dyn Operator>,
-        patience: Duration,
-    ) -> Option<Arc<Telemetry>> {
+    /// How the machine does. Whoever comes while a sample is taken waits for that one.
+    pub(crate) async fn get(&self, operator: &Arc<dyn Operator>, patience: Duration) -> Outcome {
         let mut sampler = self.0.lock().await;
         if let Some((at, sample)) = &sampler.last
             && at.elapsed() < FRESH
@@ -91,13 +117,14 @@ impl Sampled {
         let taken = tokio::time::timeout(patience, taking).await;
         let sample = if let Ok(taken) = taken {
             sampler.taking = None;
-            taken.ok().flatten().map(Arc::new)
+            let sample = taken.ok().flatten();
+            sample.map(Arc::new).ok_or(NoTelemetry::Unwatched)
         } else {
             tracing::warn!(
                 "the machine does not tell how it does within {} s",
                 patience.as_secs()
             );
-            None
+            Err(NoTelemetry::Late)
         };
         sampler.last = Some((Instant::now(), sample.clone()));
         sample
@@ -105,13 +132,7 @@ impl Sampled {
 }
 
 pub(crate) async fn telemetry(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    let telemetry = app.telemetry().await.ok_or_else(|| {
-        ApiError::new(
-            StatusCode::NOT_FOUND,
-            "no_telemetry",
-            "this server does not watch the machine that it runs on, or that machine does not answer",
-        )
-    })?;
+    let telemetry = app.telemetry().await?;
     Ok(Json(telemetry.report.clone()))
 }
 
@@ -170,7 +191,7 @@ mod tests {
         for samples in 1..=3 {
             let asked = (0..100).map(|_| sampled.get(&operator, PATIENCE));
             let told = futures_util::future::join_all(asked).await;
-            assert!(told.iter().all(Option::is_some));
+            assert!(told.iter().all(Result::is_ok));
             assert_eq!(counting.samples(), samples);
             tokio::time::advance(FRESH).await;
         }
@@ -188,11 +209,15 @@ mod tests {
         for _ in 0..3 {
             sampled.0.lock().await.last = None;
             let patience = Duration::from_millis(20);
-            assert!(sampled.get(&operator, patience).await.is_none());
+            let told = sampled.get(&operator, patience).await;
+            let reason = told.err().unwrap();
+            assert_eq!(reason, NoTelemetry::Late);
+            let status = ApiError::from(reason).status();
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         }
         drop(let_go_on);
         sampled.0.lock().await.last = None;
-        assert!(sampled.get(&operator, Duration::MAX).await.is_some());
+        assert!(sampled.get(&operator, Duration::MAX).await.is_ok());
         assert_eq!(hanging.samples(), 1);
     }
 }
