@@ -7,7 +7,7 @@ mod memory;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aluco_fleet::{
@@ -78,15 +78,13 @@ fn roomy_machine(folder: &TempDir) -> PathBuf {
 }
 
 async fn until(fleet: &Fleet, what: &str, is_so: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
-    let looking = async {
-        loop {
-            let status = fleet.status().await;
-            if is_so(&status) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let began = Instant::now();
+    loop {
+        let status = fleet.status().await;
+        if is_so(&status) {
+            return status;
         }
-    };
-    let seen = tokio::time::timeout(PATIENCE, looking).await;
-    seen.unwrap_or_else(|_| panic!("never seen: {what}"))
+        assert!(began.elapsed() < PATIENCE, "never seen: {what}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
