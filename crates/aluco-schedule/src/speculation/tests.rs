@@ -285,22 +285,20 @@ fn plain_steps_are_still_measured_while_drafting_is_on() {
 fn whatever_the_machine_and_the_streams_are_like_little_is_lost() {
     for fixed in [0.0, 0.02, 0.1] {
         for row in [0.0001, 0.01, 0.1] {
-            for noise in [0.0, 0.3] {
-                for accepted in [0.0, 0.3, 0.6, 0.95] {
-                    for found in [0.3, 1.0] {
-                        for streams in 1..=2 {
-                            let world = World {
-                                fixed,
-                                row,
-                                noise,
-                                accepted,
-                                found,
-                                streams,
-                                random: 7,
-                            };
-                            let gain = world.fresh_run(1500).gain(streams);
-                            assert!(gain > 0.95, "{world:?}: {gain}");
-                        }
+            for accepted in [0.0, 0.3, 0.6, 0.95] {
+                for found in [0.3, 1.0] {
+                    for streams in 1..=2 {
+                        let world = World {
+                            fixed,
+                            row,
+                            noise: 0.3,
+                            accepted,
+                            found,
+                            streams,
+                            random: 7,
+                        };
+                        let gain = world.fresh_run(1500).gain(streams);
+                        assert!(gain > 0.95, "{world:?}: {gain}");
                     }
                 }
             }
