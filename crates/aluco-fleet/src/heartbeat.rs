@@ -61,6 +61,8 @@ pub(crate) struct Heart {
     patience: Patience,
     sequence: u64,
     stalled: u32,
+    /// Heartbeats within the step that runs. What a step tells of itself may come before the pong that counts it, and says nothing of its length.
+    in_step: u32,
     last: Pulse,
     /// Heartbeats that the last steps of each size took.
     steps: [VecDeque<u32>; SIZES.len()],
@@ -73,6 +75,7 @@ impl Heart {
             patience,
             sequence: 0,
             stalled: 0,
+            in_step: 0,
             last: Pulse::default(),
             steps: Default::default(),
         }
@@ -92,7 +95,7 @@ impl Heart {
         if steps.len() == STEPS_MAX {
             steps.pop_front();
         }
-        steps.push_back(self.stalled + 1);
+        steps.push_back(self.in_step + 1);
     }
 
     /// How long the step that runs may take.
@@ -117,6 +120,8 @@ impl Heart {
             || pulse.progress_frames != self.last.progress_frames
             || !pulse.is_working;
         self.stalled = if has_moved { 0 } else { self.stalled + 1 };
+        let has_ended = pulse.steps != self.last.steps || pulse.step_tokens == 0;
+        self.in_step = if has_ended { 0 } else { self.in_step + 1 };
         self.last = pulse;
         let silence = self.interval * unanswered;
         let Patience {
@@ -219,6 +224,36 @@ mod tests {
         assert_eq!(beats_of_patience(4, 4), 20);
         assert_eq!(beats_of_patience(4, 512), 600, "nothing is known of such");
         assert_eq!(beats_of_patience(4, 0), 600, "no step");
+    }
+
+    #[test]
+    fn a_step_that_tells_of_its_end_before_the_next_pong_is_as_long_as_it_was() {
+        let patience = Patience {
+            stall: Duration::from_secs(6000),
+            ..PATIENT
+        };
+        let mut heart = Heart::new(Duration::from_secs(1), patience);
+        let mut pulse = Pulse {
+            is_working: true,
+            step_tokens: 500,
+            ..Pulse::default()
+        };
+        let mut beat = |pulse: &mut Pulse| match heart.beat_of_running(*pulse) {
+            Verdict::Ping { sequence } => pulse.sequence = sequence,
+            Verdict::Dead(_, reason) => panic!("{reason}"),
+        };
+        for _ in 0..10 {
+            // The answer to the last ping was given within the step, and its tokens came behind it.
+            for _ in 0..10 {
+                beat(&mut pulse);
+            }
+            pulse.progress_frames += 1;
+            beat(&mut pulse);
+            pulse.steps += 1;
+        }
+        for _ in 0..100 {
+            beat(&mut pulse);
+        }
     }
 
     #[test]
