@@ -15,10 +15,12 @@
 mod accidents;
 mod binary;
 mod generate;
+mod machine;
 mod script;
 mod session;
 mod text;
 
 pub use binary::{binary, install};
+pub use machine::set_memory;
 pub use script::{Crash, Gate, Hang, Persona, Place, Script};
 pub use session::{answer_estimates, serve};

@@ -30,8 +30,7 @@ async fn a_limit_of_the_process_refuses_what_it_would_kill() {
     // A machine on which nothing else is short; the limit is that of this process.
     let machine = folder.path().join("machine");
     fs::create_dir_all(machine.join("proc/self")).unwrap();
-    let meminfo = "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n";
-    fs::write(machine.join("proc/meminfo"), meminfo).unwrap();
+    aluco_fake_worker::set_memory(&machine, 64 << 10, 48 << 10).unwrap();
     symlink("/proc/self/limits", machine.join("proc/self/limits")).unwrap();
     let fleet = |context_tokens| {
         let store = Store::new(StoreConfig {

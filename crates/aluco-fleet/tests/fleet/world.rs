@@ -46,12 +46,7 @@ impl World {
 
     /// Has the machine have so much memory, of which so much is available.
     pub(crate) fn set_memory(&self, total_mib: u64, available_mib: u64) {
-        let text = format!(
-            "MemTotal: {} kB\nMemAvailable: {} kB\n",
-            total_mib << 10,
-            available_mib << 10
-        );
-        replace(&self.path("machine/proc/meminfo"), &text);
+        aluco_fake_worker::set_memory(&self.path("machine"), total_mib, available_mib).unwrap();
     }
 
     pub(crate) fn fleet(&self) -> Fleet {

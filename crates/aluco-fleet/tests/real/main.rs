@@ -5,7 +5,6 @@ mod deaths;
 mod memory;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -59,15 +58,7 @@ fn spec(prompt: Prompt, sampling: Sampling, tokens_max: u32) -> GenerationSpec {
 
 /// Has a machine that is made up have 64 GiB, of which so much is available. What else runs here puts no pressure on it.
 fn machine(root: &Path, available_mib: u64) {
-    fs::create_dir_all(root.join("proc")).unwrap();
-    let text = format!(
-        "MemTotal: {} kB\nMemAvailable: {} kB\n",
-        64 << 20,
-        available_mib << 10
-    );
-    let new = root.join("proc/meminfo.new");
-    fs::write(&new, text).unwrap();
-    fs::rename(new, root.join("proc/meminfo")).unwrap();
+    aluco_fake_worker::set_memory(root, 64 << 10, available_mib).unwrap();
 }
 
 /// One that has memory enough.

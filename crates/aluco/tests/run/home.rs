@@ -40,9 +40,7 @@ impl Home {
     /// The files of a machine that has more memory than any test takes, whatever this one has, and on which nothing presses.
     pub(crate) fn roomy_machine(&self) -> PathBuf {
         let machine = self.path().join("machine");
-        fs::create_dir_all(machine.join("proc")).unwrap();
-        let memory = "MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\n";
-        fs::write(machine.join("proc/meminfo"), memory).unwrap();
+        aluco_fake_worker::set_memory(&machine, 64 << 10, 48 << 10).unwrap();
         machine
     }
 

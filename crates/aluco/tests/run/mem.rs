@@ -22,10 +22,7 @@ fn home(mib: u64) -> Home {
     let cgroup = home.path().join("machine/sys/fs/cgroup/box");
     let proc = home.path().join("machine/proc");
     write(&proc.join("self/cgroup"), "0::/box\n");
-    write(
-        &proc.join("meminfo"),
-        "MemTotal: 33554432 kB\nMemAvailable: 25165824 kB\n",
-    );
+    aluco_fake_worker::set_memory(&home.path().join("machine"), 32 << 10, 24 << 10).unwrap();
     write(&cgroup.join("memory.max"), &(mib << 20).to_string());
     write(&cgroup.join("memory.current"), "0\n");
     home
