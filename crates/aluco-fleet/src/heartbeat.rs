@@ -116,11 +116,11 @@ impl Heart {
         // Pings without an answer so far: the oldest of them is that many heartbeats old. A worker that answers each of them late
         // is a slow one.
         let unanswered = self.sequence.saturating_sub(pulse.sequence) as u32;
-        let has_moved = pulse.steps != self.last.steps
-            || pulse.progress_frames != self.last.progress_frames
-            || !pulse.is_working;
+        let has_stepped = pulse.steps != self.last.steps;
+        let has_moved =
+            has_stepped || pulse.progress_frames != self.last.progress_frames || !pulse.is_working;
         self.stalled = if has_moved { 0 } else { self.stalled + 1 };
-        let has_ended = pulse.steps != self.last.steps || pulse.step_tokens == 0;
+        let has_ended = has_stepped || pulse.step_tokens == 0;
         self.in_step = if has_ended { 0 } else { self.in_step + 1 };
         self.last = pulse;
         let silence = self.interval * unanswered;
@@ -175,6 +175,17 @@ mod tests {
         fn beat_of_running(&mut self, pulse: Pulse) -> Verdict {
             self.beat(pulse, || false)
         }
+
+        /// The same of a worker that answers at once; false if it is given up.
+        fn beat_answered(&mut self, pulse: &mut Pulse) -> bool {
+            match self.beat_of_running(*pulse) {
+                Verdict::Ping { sequence } => {
+                    pulse.sequence = sequence;
+                    true
+                }
+                Verdict::Dead(..) => false,
+            }
+        }
     }
 
     #[test]
@@ -203,20 +214,14 @@ mod tests {
             step_tokens: usual,
             ..Pulse::default()
         };
-        let mut beat = |pulse: &mut Pulse| match heart.beat_of_running(*pulse) {
-            Verdict::Ping { sequence } => {
-                pulse.sequence = sequence;
-                true
-            }
-            Verdict::Dead(..) => false,
-        };
         for _ in 0..100 {
             pulse.steps += 1;
-            assert!(beat(&mut pulse));
+            assert!(heart.beat_answered(&mut pulse));
         }
         pulse.steps += 1;
         pulse.step_tokens = tokens;
-        (0..10_000).take_while(|_| beat(&mut pulse)).count() as u32
+        let beats = (0..10_000).take_while(|_| heart.beat_answered(&mut pulse));
+        beats.count() as u32
     }
 
     #[test]
@@ -238,21 +243,17 @@ mod tests {
             step_tokens: 500,
             ..Pulse::default()
         };
-        let mut beat = |pulse: &mut Pulse| match heart.beat_of_running(*pulse) {
-            Verdict::Ping { sequence } => pulse.sequence = sequence,
-            Verdict::Dead(_, reason) => panic!("{reason}"),
-        };
         for _ in 0..10 {
             // The answer to the last ping was given within the step, and its tokens came behind it.
             for _ in 0..10 {
-                beat(&mut pulse);
+                assert!(heart.beat_answered(&mut pulse));
             }
             pulse.progress_frames += 1;
-            beat(&mut pulse);
+            assert!(heart.beat_answered(&mut pulse));
             pulse.steps += 1;
         }
         for _ in 0..100 {
-            beat(&mut pulse);
+            assert!(heart.beat_answered(&mut pulse));
         }
     }
 

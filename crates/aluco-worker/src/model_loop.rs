@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aluco_prefix::{Fetched, Store};
+use aluco_prefix::{Fetched, Store, StoreStatus};
 use aluco_proto::{
     CacheActivity, CacheReport, ModelActivity, ModelHandle, RequestId, ResumeChoice, Sampling,
 };
@@ -64,6 +64,15 @@ fn flush_patience() -> Duration {
         .ok()
         .and_then(|seconds| seconds.parse().ok())
         .map_or(FLUSH_PATIENCE, Duration::from_secs)
+}
+
+/// Takes what a store holds over into an answer.
+pub(crate) fn tell_of_store(cache: &mut CacheActivity, status: &StoreStatus) {
+    cache.ram_bytes = status.ram_bytes;
+    cache.ram_bytes_max = status.ram_bytes_max;
+    cache.disk_bytes = status.disk_bytes;
+    cache.disk_bytes_max = status.disk_bytes_max;
+    cache.disk_written_bytes = status.disk_written_bytes;
 }
 
 /// What the loop is told.
@@ -349,12 +358,7 @@ impl ModelLoop {
             let mut cache = self.activity.cache();
             cache.device_tokens = self.cells_parked(None);
             if let Some(store) = &self.store {
-                let status = store.status();
-                cache.ram_bytes = status.ram_bytes;
-                cache.ram_bytes_max = status.ram_bytes_max;
-                cache.disk_bytes = status.disk_bytes;
-                cache.disk_bytes_max = status.disk_bytes_max;
-                cache.disk_written_bytes = status.disk_written_bytes;
+                tell_of_store(&mut cache, &store.status());
             }
         }
         self.activity

@@ -24,7 +24,7 @@ use crate::{
     ffi::{Engine, EngineError, Model, give_back_freed_memory},
     intake::Intake,
     loading::{self, Load, Parts},
-    model_loop::{Activity, ModelLoop, Start},
+    model_loop::{self, Activity, ModelLoop, Start},
     outbox::{Outbox, Pulse},
     prompt::{self, PreparedPrompt, PromptMaker},
 };
@@ -166,12 +166,7 @@ impl Resident {
                 .snapshot(self.model, loaded.context_tokens, loaded.memory.clone());
         // The loop tells it when it does something; a budget changes while it sleeps, too, and what it had written to disk comes there then.
         if let Some(store) = &*self.store.lock().unwrap_or_else(PoisonError::into_inner) {
-            let status = store.status();
-            activity.cache.ram_bytes = status.ram_bytes;
-            activity.cache.ram_bytes_max = status.ram_bytes_max;
-            activity.cache.disk_bytes = status.disk_bytes;
-            activity.cache.disk_bytes_max = status.disk_bytes_max;
-            activity.cache.disk_written_bytes = status.disk_written_bytes;
+            model_loop::tell_of_store(&mut activity.cache, &store.status());
         }
         Some(activity)
     }
